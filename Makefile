@@ -1,0 +1,47 @@
+# What to type. A fresh machine needs Rust, gcc, g++, make and Python; what a target needs besides,
+# scripts/setup gets, or says what will not run without it.
+
+SHELL = /bin/sh
+PYTHON_ENVIRONMENT = $(CURDIR)/.venv
+
+.DEFAULT_GOAL = help
+.PHONY: help build lint test demo bench examples doc check install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+build: ## the command, optimised: target/release/procession
+	cargo build --release
+
+lint: ## format, clippy and documentation, where a warning is an error
+	@scripts/setup lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+
+test: ## all tests: unit, integration, documentation; the examples are built too
+	@if scripts/setup python '$(PYTHON_ENVIRONMENT)'; then \
+		export PROCESSION_TEST_PYTHON='$(PYTHON_ENVIRONMENT)/bin/python'; fi; \
+	set -x; cargo test --workspace --all-features
+
+demo: ## several processes do a real job, and one of them is killed on the way
+	scripts/demo
+
+bench: ## the speed beside xargs and GNU parallel, in one run
+	@scripts/setup parallel || true
+	scripts/bench
+
+examples: ## build every example
+	cargo build --workspace --examples --all-features
+
+doc: ## the documentation of the library: target/doc/procession/index.html
+	cargo doc --no-deps
+
+check: lint test examples ## everything a reviewer runs
+
+install: ## the command, into cargo's folder of programs
+	cargo install --locked --path .
+
+clean: ## remove everything that was built, and the Python environment
+	cargo clean
+	rm -rf '$(PYTHON_ENVIRONMENT)' bench-out

@@ -1,0 +1,277 @@
+//! The command line: what was typed, and nothing of what it means.
+//!
+//! Each role's options are defined once, in [`options`]; `run` holds all three roles, so it
+//! flattens all of them. Values that need care are read in [`quantity`], `:::` is cut off before
+//! clap sees it in [`words`], and [`hint`] turns clap's errors into ones that name the role an
+//! option belongs to.
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit_code::ExitCode;
+
+mod hint;
+pub mod options;
+pub mod quantity;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use options::{CommonArgs, InputArgs, JobsArgs, LogArgs, OutputArgs, ReachArgs};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "procession",
+    version,
+    about = "Run a command for each line of input, in parallel, on one machine or many, and lose no result",
+    before_long_help = ROOT_EXAMPLES,
+    args_override_self = true,
+    subcommand_value_name = "SUBCOMMAND",
+    subcommand_help_heading = "Subcommands",
+    max_term_width = 100
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    action: Action,
+}
+
+/// The subcommand that was typed, with its options.
+#[derive(Clone, Debug, PartialEq, Subcommand)]
+pub enum Action {
+    /// Run all three roles here: hand out tasks, run them, and gather the results
+    #[command(
+        override_usage = "procession run [OPTIONS] [COMMAND [ARG]...] [::: VALUE...]",
+        before_long_help = RUN_EXAMPLES
+    )]
+    Run(RunArgs),
+    /// Hand out tasks to the workers that connect
+    #[command(
+        override_usage = "procession ventilator --bind ENDPOINT [OPTIONS] [COMMAND [ARG]...] [::: VALUE...]",
+        before_long_help = VENTILATOR_EXAMPLES
+    )]
+    Ventilator(VentilatorArgs),
+    /// Run the tasks of a ventilator
+    #[command(
+        override_usage = "procession worker --connect ENDPOINT [OPTIONS] [COMMAND [ARG]...]",
+        before_long_help = WORKER_EXAMPLES
+    )]
+    Worker(WorkerArgs),
+    /// Gather the results of a ventilator's tasks
+    #[command(
+        override_usage = "procession sink --connect ENDPOINT [--bind ENDPOINT] [OPTIONS]",
+        before_long_help = SINK_EXAMPLES
+    )]
+    Sink(SinkArgs),
+    /// Show what waits, runs and is done, and who is there
+    #[command(
+        override_usage = "procession status [--connect ENDPOINT] [--json]",
+        before_long_help = STATUS_EXAMPLES
+    )]
+    Status(StatusArgs),
+    /// Watch over the command's process groups (started by procession itself)
+    #[command(name = "__guardian", hide = true)]
+    Guardian(GuardianArgs),
+}
+
+/// `procession run`: every role's options, and who else may join.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct RunArgs {
+    /// Also listen on ENDPOINT, so that other workers may join
+    #[arg(long, value_name = "ENDPOINT")]
+    pub bind: Option<String>,
+
+    /// Host name or address by which the others reach this one
+    #[arg(long, value_name = "HOST", requires = "bind")]
+    pub advertise: Option<String>,
+
+    #[command(flatten, next_help_heading = "Input")]
+    pub input: InputArgs,
+
+    #[command(flatten, next_help_heading = "Workers")]
+    pub jobs: JobsArgs,
+
+    #[command(flatten, next_help_heading = "Output")]
+    pub output: OutputArgs,
+
+    #[command(flatten, next_help_heading = "All roles")]
+    pub common: CommonArgs,
+}
+
+/// `procession ventilator`.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct VentilatorArgs {
+    /// Listen on ENDPOINT, the one that workers and the sink connect to
+    #[arg(long, value_name = "ENDPOINT")]
+    pub bind: String,
+
+    /// Host name or address by which the others reach this one
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+
+    #[command(flatten, next_help_heading = "Input")]
+    pub input: InputArgs,
+
+    #[command(flatten, next_help_heading = "All roles")]
+    pub common: CommonArgs,
+}
+
+/// `procession worker`.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct WorkerArgs {
+    /// The ventilator's endpoint
+    #[arg(long, value_name = "ENDPOINT")]
+    pub connect: String,
+
+    /// Run this instead of the ventilator's COMMAND
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    pub command: Vec<OsString>,
+
+    #[command(flatten, next_help_heading = "Workers")]
+    pub jobs: JobsArgs,
+
+    #[command(flatten, next_help_heading = "All roles")]
+    pub common: CommonArgs,
+}
+
+/// `procession sink`.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct SinkArgs {
+    /// The ventilator's endpoint
+    #[arg(long, value_name = "ENDPOINT")]
+    pub connect: String,
+
+    /// Receive results on ENDPOINT, instead of one that is chosen
+    #[arg(long, value_name = "ENDPOINT")]
+    pub bind: Option<String>,
+
+    #[command(flatten, next_help_heading = "Output")]
+    pub output: OutputArgs,
+
+    #[command(flatten, next_help_heading = "All roles")]
+    pub common: CommonArgs,
+}
+
+/// `procession status`.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct StatusArgs {
+    /// The ventilator's endpoint; without it, all runs of this user
+    #[arg(long, value_name = "ENDPOINT")]
+    pub connect: Option<String>,
+
+    /// Print one JSON object a run
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub reach: ReachArgs,
+
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `procession __guardian`: its words are between the guardian and its parent.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct GuardianArgs {
+    /// What the parent passes on
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
+}
+
+impl Action {
+    /// The role's name, as it begins each message on stderr: `procession worker: …`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Ventilator(_) => "ventilator",
+            Self::Worker(_) => "worker",
+            Self::Sink(_) => "sink",
+            Self::Status(_) => "status",
+            Self::Guardian(_) => "guardian",
+        }
+    }
+
+    /// `-v` and `-q`.
+    pub fn log(&self) -> Option<&LogArgs> {
+        match self {
+            Self::Run(args) => Some(&args.common.log),
+            Self::Ventilator(args) => Some(&args.common.log),
+            Self::Worker(args) => Some(&args.common.log),
+            Self::Sink(args) => Some(&args.common.log),
+            Self::Status(args) => Some(&args.log),
+            Self::Guardian(_) => None,
+        }
+    }
+}
+
+/// Reads a command line, the program's name included.
+///
+/// The error is also how `--help` and `--version` come back: see [`report`].
+pub fn parse<I>(argv: I) -> Result<Action, clap::Error>
+where
+    I: IntoIterator<Item = OsString>,
+{
+    let (typed, values) = words::split(argv);
+    let subcommand = hint::subcommand(&typed);
+    let mut action = CommandLine::try_parse_from(&typed)
+        .map_err(|error| hint::explain(error, subcommand.as_deref()))?
+        .action;
+    words::place(&mut action, values).map_err(|message| {
+        hint::usage(ErrorKind::ArgumentConflict, subcommand.as_deref(), &message)
+    })?;
+    Ok(action)
+}
+
+/// Prints what [`parse`] returned instead of an action, and says how to exit: help and version go
+/// to stdout and are a success, misuse goes to stderr.
+pub fn report(error: &clap::Error) -> ExitCode {
+    // Nobody is left to hear of a closed stdout or stderr.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitCode::Error
+    } else {
+        ExitCode::Success
+    }
+}
+
+const ROOT_EXAMPLES: &str = "\
+Examples:
+  procession run gzip ::: *.log                     compress, one file a core
+  find . -name '*.png' -print0 | procession run -0 optipng
+  procession run -k 'wc -l {} | tr a-z A-Z' ::: *.txt
+
+  Three roles, three processes, one machine or several:
+  procession ventilator --bind ipc:///tmp/jobs --pipe wc -l < big.txt
+  procession worker --connect ipc:///tmp/jobs -j4
+  procession sink --connect ipc:///tmp/jobs --joblog jobs.tsv";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  procession run gzip -9 ::: *.log                  values from the command line
+  seq 100 | procession run -j4 -k echo {}           lines of standard input, output in order
+  procession run ::: 'make -C a' 'make -C b'        each value is a command
+  procession run 'sort {} | uniq -c > {.}.count' ::: *.txt
+  procession run --pipe --block 10M wc -l < big.txt
+  procession run -- -odd-name ::: a b               a COMMAND that begins with a dash";
+
+const VENTILATOR_EXAMPLES: &str = "\
+Examples:
+  procession ventilator --bind ipc:///tmp/jobs gzip ::: *.log
+  procession ventilator --bind tcp://127.0.0.1:5557 -a hosts.txt ping -c1 {}";
+
+const WORKER_EXAMPLES: &str = "\
+Examples:
+  procession worker --connect ipc:///tmp/jobs -j4
+  procession worker --connect tcp://127.0.0.1:5557 zstd   zstd here, whatever others run";
+
+const SINK_EXAMPLES: &str = "\
+Examples:
+  procession sink --connect ipc:///tmp/jobs -k > results.txt
+  procession sink --connect ipc:///tmp/jobs --joblog jobs.tsv --results out";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  procession status                                 all runs of this user
+  procession status --connect ipc:///tmp/jobs --json";

@@ -1,0 +1,203 @@
+//! The options of each role, defined once each.
+
+use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{ArgAction, Args};
+
+use super::quantity::{self, Jobs};
+
+/// The ventilator's options: where tasks come from, and how each is tried.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct InputArgs {
+    /// What to run for each task; without it, each line is itself a command for sh
+    ///
+    /// Several words are run directly, without a shell. One word with white space or shell
+    /// characters is a template for `sh -c`, with every value quoted. Placeholders: {} the value,
+    /// {.} without extension, {/} its base name, {//} its directory, {/.} base name without
+    /// extension, {#} the task's number, {%} the slot. With none of them the value is appended.
+    #[arg(
+        value_name = "COMMAND",
+        trailing_var_arg = true,
+        help_heading = "Arguments"
+    )]
+    pub command: Vec<OsString>,
+
+    /// The words after `:::`; `None` without one. They never pass through clap.
+    #[arg(skip)]
+    pub values: Option<Vec<OsString>>,
+
+    /// Read tasks from FILE instead of standard input; may be repeated, - is standard input
+    #[arg(short = 'a', long = "arg-file", value_name = "FILE", value_parser = OsStringValueParser::new().try_map(InputFile::parse))]
+    pub files: Vec<InputFile>,
+
+    /// Tasks end in NUL, not in a line end (and so do the answers of --filter)
+    #[arg(short = '0', long)]
+    pub null: bool,
+
+    /// Cut the input into blocks at line ends; each is the standard input of one COMMAND
+    #[arg(long, conflicts_with = "filter")]
+    pub pipe: bool,
+
+    /// Size of a block of --pipe: K, M, G are powers of 1024; k, m, g of 1000
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = quantity::size, requires = "pipe")]
+    pub block: u64,
+
+    /// Start COMMAND once a slot; each task is a line to it, each result the line it answers
+    #[arg(long)]
+    pub filter: bool,
+
+    /// Tries in all for a command that fails; 0: until it succeeds
+    // 0 is read as u32::MAX, so that whoever counts tries needs no special case.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = quantity::tries)]
+    pub retries: u32,
+
+    /// Kill a task's whole process group after SECS (also 1.5, 30s, 5m, 1h)
+    #[arg(long, value_name = "SECS", value_parser = quantity::duration)]
+    pub timeout: Option<Duration>,
+
+    /// Accepted so that command lines for GNU parallel work as they are.
+    #[arg(long = "will-cite", hide = true)]
+    pub will_cite: bool,
+}
+
+/// The worker's option.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct JobsArgs {
+    /// Commands at a time: N, +N or -N (cores plus or minus N), N% of the cores; 0: as many as possible
+    ///
+    /// The cores are those that CPU affinity and the cgroup's quota leave, not those of the host.
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        alias = "max-procs",
+        short_alias = 'P',
+        default_value = "100%",
+        allow_hyphen_values = true,
+        value_parser = quantity::jobs
+    )]
+    pub jobs: Jobs,
+}
+
+/// The sink's options: what becomes of results.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct OutputArgs {
+    /// Print results in the order of the input
+    #[arg(short, long, alias = "keeporder")]
+    pub keep_order: bool,
+
+    /// Begin each line of output with the task's value and a tab
+    #[arg(long)]
+    pub tag: bool,
+
+    /// Print one JSON object a result
+    ///
+    /// Its fields: id, input, exit, signal, attempts, worker, host, start, seconds, stdout, stderr.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Log each task to FILE, in GNU parallel's columns; +FILE appends
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(JobLog::parse))]
+    pub joblog: Option<JobLog>,
+
+    /// Keep each task's output in files under DIR, in GNU parallel's layout
+    #[arg(long, value_name = "DIR", alias = "res")]
+    pub results: Option<PathBuf>,
+}
+
+/// What every role takes.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct CommonArgs {
+    /// Show progress with rate and time left on stderr
+    ///
+    /// On a terminal a bar; elsewhere a plain line now and then.
+    #[arg(long)]
+    pub bar: bool,
+
+    /// Time between heartbeats; three missed mean that the other is gone
+    #[arg(long, value_name = "SECS", default_value = "1", value_parser = quantity::duration)]
+    pub heartbeat: Duration,
+
+    /// TCP ports for lanes, results and acknowledgements, for instance 40000-40099
+    #[arg(long, value_name = "A-B", value_parser = quantity::ports)]
+    pub lane_ports: Option<RangeInclusive<u16>>,
+
+    #[command(flatten)]
+    pub reach: ReachArgs,
+
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How far, and how long, to look for the others.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct ReachArgs {
+    /// Give up when nobody was heard for SECS
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = quantity::duration)]
+    pub patience: Duration,
+
+    /// Allow TCP beyond this machine, unencrypted and open to anyone
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// How much is said on stderr.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct LogArgs {
+    /// Say more on stderr: -v who comes and goes, -vv each failure, -vvv each message
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Say nothing but errors on stderr
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// An argument of `-a`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InputFile {
+    /// `-`
+    Stdin,
+    /// A file by its name
+    Path(PathBuf),
+}
+
+impl InputFile {
+    fn parse(word: OsString) -> Result<Self, String> {
+        match word.as_encoded_bytes() {
+            b"" => Err("the name of a file is needed".into()),
+            b"-" => Ok(Self::Stdin),
+            _ => Ok(Self::Path(word.into())),
+        }
+    }
+}
+
+/// An argument of `--joblog`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobLog {
+    /// The log file
+    pub path: PathBuf,
+    /// It was given as `+FILE`: what is in it stays
+    pub append: bool,
+}
+
+impl JobLog {
+    fn parse(word: OsString) -> Result<Self, String> {
+        let (name, append) = match word.as_bytes() {
+            [b'+', rest @ ..] => (rest, true),
+            all => (all, false),
+        };
+        if name.is_empty() {
+            return Err("the name of a file is needed".into());
+        }
+        Ok(Self {
+            path: OsStr::from_bytes(name).into(),
+            append,
+        })
+    }
+}

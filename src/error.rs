@@ -1,0 +1,120 @@
+//! What can go wrong: each error says what failed, where, why, and what to do.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is no endpoint.
+    #[error("bad endpoint {endpoint}: {why}")]
+    BadEndpoint {
+        /// As it was given.
+        endpoint: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A TCP endpoint beyond this machine, without keys.
+    #[error(
+        "{endpoint} can be reached from other machines, and anyone who reaches it could run commands here; \
+         use tcp://127.0.0.1:PORT or ipc://PATH, tunnel a loopback port (ssh -L), or say --insecure on a network where everyone is trusted"
+    )]
+    BeyondLoopback {
+        /// The endpoint.
+        endpoint: String,
+    },
+    /// A socket cannot listen there.
+    #[error("cannot bind {endpoint}: {why}")]
+    Bind {
+        /// The endpoint.
+        endpoint: String,
+        /// The system's reason, and what to do.
+        why: String,
+    },
+    /// A socket cannot connect there.
+    #[error("cannot connect to {endpoint}: {why}")]
+    Connect {
+        /// The endpoint.
+        endpoint: String,
+        /// The reason, and what to do.
+        why: String,
+    },
+    /// Nobody was heard for as long as we were told to wait.
+    #[error("{who}: heard nobody at {endpoint} for {}; {advice}", seconds(*.waited))]
+    NobodyThere {
+        /// Who waited.
+        who: &'static str,
+        /// Where.
+        endpoint: String,
+        /// How long.
+        waited: Duration,
+        /// What to look at.
+        advice: String,
+    },
+    /// The other side does not want us.
+    #[error("{endpoint} refused this {who}: {why}")]
+    Refused {
+        /// Who asked.
+        who: &'static str,
+        /// Where.
+        endpoint: String,
+        /// The other side's words.
+        why: String,
+    },
+    /// The ventilator of a run that we had joined is gone.
+    #[error("lost the ventilator at {endpoint}: not heard for {}", seconds(*.waited))]
+    VentilatorLost {
+        /// Where it was.
+        endpoint: String,
+        /// For how long.
+        waited: Duration,
+    },
+    /// A task or result cannot be encoded or decoded.
+    #[error("{what}: {why}")]
+    Encoding {
+        /// Which one.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// The directory for sockets is not usable.
+    #[error("cannot use {} as this user's private directory for sockets: {source}; remove it, or set XDG_RUNTIME_DIR to a directory of your own", path.display())]
+    PrivateDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The pipeline has ended or was stopped, and takes no more.
+    #[error("{0}")]
+    Ended(String),
+    /// The system refused something else.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps an error of the system's with what was tried.
+    pub fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::System {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs_f64())
+}

@@ -1,0 +1,168 @@
+//! How a worker, a sink or a question for the state comes to a host: the DEALER that says hello until it is answered, and
+//! notices when the host is not heard any more.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::wire::endpoint::Endpoint;
+use crate::wire::frame;
+use crate::wire::socket::{Kind, LinkEvent, Socket};
+
+/// How often a hello that is not answered is said again, on a new connection.
+const HELLO_AGAIN: Duration = Duration::from_secs(2);
+/// So many broken handshakes are no accident.
+const STRANGE: u32 = 3;
+
+pub(crate) struct Dial {
+    who: &'static str,
+    endpoint: Endpoint,
+    patience: Duration,
+    pub(crate) socket: Socket,
+    /// Since when nothing was heard.
+    pub(crate) last_heard: Instant,
+    hello_at: Option<Instant>,
+    broken: u32,
+    connected: bool,
+    ever_heard: bool,
+    link_lost: bool,
+}
+
+/// What is to be done about the connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    Nothing,
+    /// Say hello, on this new connection.
+    Hello,
+}
+
+impl Dial {
+    pub(crate) fn new(who: &'static str, endpoint: &Endpoint, patience: Duration) -> Result<Self> {
+        Ok(Self {
+            who,
+            endpoint: endpoint.clone(),
+            patience,
+            socket: Self::open(endpoint)?,
+            last_heard: Instant::now(),
+            hello_at: None,
+            broken: 0,
+            connected: false,
+            ever_heard: false,
+            link_lost: false,
+        })
+    }
+
+    fn open(endpoint: &Endpoint) -> Result<Socket> {
+        let mut socket = Socket::new(Kind::Dealer)?;
+        if !matches!(endpoint, Endpoint::Inproc(_)) {
+            socket = socket.monitored()?;
+        }
+        socket.connect(endpoint)?;
+        Ok(socket)
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The next frame from the host.
+    pub(crate) fn recv(&mut self) -> Option<Bytes> {
+        let bytes = self.socket.recv()?;
+        self.last_heard = Instant::now();
+        self.ever_heard = true;
+        Some(bytes)
+    }
+
+    /// A hello went out.
+    pub(crate) fn greeted(&mut self, hello: Vec<u8>) {
+        self.socket.send(hello);
+        self.hello_at = Some(Instant::now());
+    }
+
+    /// The hello was answered.
+    pub(crate) fn welcomed(&mut self) {
+        self.hello_at = None;
+    }
+
+    pub(crate) fn is_greeting(&self) -> bool {
+        self.hello_at.is_some()
+    }
+
+    /// The host must have stood still rather than we: our own time stood still for `late`.
+    pub(crate) fn slept(&mut self, late: Duration) {
+        self.last_heard += late;
+        if let Some(at) = &mut self.hello_at {
+            *at += late;
+        }
+    }
+
+    /// Reads the connection's events.
+    pub(crate) fn read_links(&mut self) -> Result<()> {
+        for event in self.socket.link_events() {
+            match event {
+                LinkEvent::Up => self.connected = true,
+                LinkEvent::Down => {
+                    self.connected = false;
+                    self.link_lost = true;
+                }
+                LinkEvent::Failed(why) => log::debug!("{}: {why}", self.endpoint),
+                LinkEvent::Foreign(why) => {
+                    self.broken += 1;
+                    log::debug!("{}: {why}", self.endpoint);
+                    if self.broken >= STRANGE && !self.ever_heard {
+                        return Err(Error::Connect {
+                            endpoint: self.endpoint.to_string(),
+                            why: format!("{why}; is a procession ventilator there?"),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a new connection is due; an error when patience is at its end.
+    pub(crate) fn tick(&mut self, heartbeat: Duration) -> Result<Need> {
+        let now = Instant::now();
+        let silent = now.duration_since(self.last_heard);
+        if silent > self.patience {
+            return Err(if self.ever_heard {
+                Error::VentilatorLost {
+                    endpoint: self.endpoint.to_string(),
+                    waited: self.patience,
+                }
+            } else {
+                Error::NobodyThere {
+                    who: self.who,
+                    endpoint: self.endpoint.to_string(),
+                    waited: self.patience,
+                    advice: if self.connected {
+                        "something is there, but it does not answer as a ventilator; look at what listens there".to_owned()
+                    } else if self.broken > 0 {
+                        "something is there that does not speak ZeroMQ's protocol; look at what listens there".to_owned()
+                    } else {
+                        format!("start a ventilator with --bind {}, or wait longer with --patience", self.endpoint)
+                    },
+                }
+            });
+        }
+        let unanswered = self
+            .hello_at
+            .is_some_and(|at| self.connected && now.duration_since(at) > HELLO_AGAIN);
+        let lost = std::mem::take(&mut self.link_lost);
+        let unheard = self.hello_at.is_none() && self.ever_heard && silent > heartbeat * super::host::MISSED;
+        if !(unanswered || lost || unheard) {
+            return Ok(Need::Nothing);
+        }
+        // A new socket, so that nothing said to the old connection comes late.
+        self.socket = Self::open(&self.endpoint)?;
+        self.connected = false;
+        Ok(Need::Hello)
+    }
+}
+
+/// Why a frame was not understood, for the log.
+pub(crate) fn say_malformed(who: &str, error: &frame::Malformed) {
+    log::warn!("{who}: ignored a message of the ventilator's: {error}");
+}

@@ -1,0 +1,634 @@
+//! The sink's event loop: takes results in, hands each task's first one to the program, and acknowledges what the program
+//! has kept.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::dial::{Dial, Need, say_malformed};
+use super::host::{host_name, machine_id};
+use super::outbox::cost;
+use crate::error::{Error, Result};
+use crate::wire::body::{Body, BodyWriter};
+use crate::wire::endpoint::{Endpoint, Transport};
+use crate::wire::frame::{
+    self, Ack, Goodbye, Heartbeat, Hello, Kept, Message, PeerId, Pill, Place, ResultEntry, Role,
+    RunId, TaskId, Welcome, kind,
+};
+use crate::wire::id_set::IdSet;
+use crate::wire::runtime_dir::RuntimeDir;
+use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
+use crate::wire::wake::Waker;
+
+/// A result that has arrived.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) id: TaskId,
+    pub(crate) attempt: u32,
+    pub(crate) worker: PeerId,
+    pub(crate) exit: i32,
+    pub(crate) signal: i32,
+    pub(crate) micros: u64,
+    pub(crate) body: Body,
+    /// There is no value: the body is an error's text.
+    pub(crate) error: bool,
+    pub(crate) link: u32,
+    /// What it counts against its sender's window.
+    pub(crate) cost: u64,
+}
+
+/// What the program and the event loop share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    queue: Mutex<Queue>,
+    ready: Condvar,
+    kept: Mutex<KeptBox>,
+    waker: Waker,
+    leave: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    arrived: VecDeque<Arrived>,
+    pill: Option<Pill>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct KeptBox {
+    pub(crate) kept: Vec<Kept>,
+    pub(crate) absorbed: FxHashMap<(PeerId, u32), u64>,
+}
+
+impl KeptBox {
+    /// Adds what was kept; tasks that ended alike, one after the other, become one entry.
+    pub(crate) fn push(&mut self, kept: Kept) {
+        if let Some(last) = self.kept.last_mut() {
+            if last.first + last.count == kept.first
+                && last.worker == kept.worker
+                && last.attempt == kept.attempt
+                && last.exit == kept.exit
+                && last.signal == kept.signal
+            {
+                last.count += kept.count;
+                last.micros += kept.micros;
+                return;
+            }
+        }
+        self.kept.push(kept);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.absorbed.is_empty()
+    }
+}
+
+/// What came of waiting for results.
+pub(crate) enum Waited {
+    Arrived(VecDeque<Arrived>),
+    Nothing,
+    Ended(Option<Pill>),
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that has arrived; waits for the first until `deadline`.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Waited {
+        let mut queue = self.queue();
+        loop {
+            if !queue.arrived.is_empty() {
+                return Waited::Arrived(std::mem::take(&mut queue.arrived));
+            }
+            if queue.pill.is_some() || queue.closed {
+                return Waited::Ended(queue.pill);
+            }
+            queue = match deadline {
+                None => self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Waited::Nothing;
+                    }
+                    self.ready
+                        .wait_timeout(queue, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+    }
+
+    /// Hands over what was kept since the last time.
+    pub(crate) fn acknowledge(&self, mine: &mut KeptBox) {
+        if mine.is_empty() {
+            return;
+        }
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for kept in mine.kept.drain(..) {
+            all.push(kept);
+        }
+        for (link, bytes) in mine.absorbed.drain() {
+            *all.absorbed.entry(link).or_default() += bytes;
+        }
+        drop(all);
+        self.waker.wake();
+    }
+
+    pub(crate) fn leave(&self) {
+        self.leave.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// What a sink needs to know.
+pub(crate) struct Settings {
+    pub(crate) endpoint: Endpoint,
+    /// Where to gather results, beyond what follows from `endpoint`.
+    pub(crate) bind: Option<Endpoint>,
+    pub(crate) ports: Option<(u16, u16)>,
+    pub(crate) peer: PeerId,
+    pub(crate) patience: Duration,
+    pub(crate) ordered: bool,
+}
+
+/// What the ventilator said at the welcome.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Joined {
+    pub(crate) job: Vec<u8>,
+    pub(crate) resumed: bool,
+    pub(crate) acked: IdSet,
+    pub(crate) run: RunId,
+}
+
+pub(crate) struct Gather {
+    settings: Settings,
+    shared: Arc<Shared>,
+    dial: Dial,
+    results: Socket,
+    endpoints: Vec<String>,
+    acks: Option<Socket>,
+    _dir: Option<RuntimeDir>,
+    run: RunId,
+    heartbeat: Duration,
+    /// Acknowledgements that the ventilator has not confirmed, with their numbers.
+    unconfirmed: VecDeque<(u64, Vec<u8>)>,
+    number: u64,
+    /// Results that were handed to the program, or need not be; and those of them that it has kept.
+    seen: IdSet,
+    kept: IdSet,
+    parts: FxHashMap<(PeerId, TaskId, u32), BodyWriter>,
+    absorbed: FxHashMap<(PeerId, u32), u64>,
+    last_sent: Instant,
+    pill: Option<Pill>,
+    goodbye: bool,
+    refused_since: Option<Instant>,
+}
+
+impl Gather {
+    /// Dials, says hello, and waits for the welcome.
+    pub(crate) fn connect(settings: Settings) -> Result<(Self, Arc<Shared>, Option<Joined>)> {
+        let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            ready: Condvar::new(),
+            kept: Mutex::default(),
+            waker,
+            leave: AtomicBool::new(false),
+        });
+        let mut results = Socket::new(Kind::Pull)?;
+        let (endpoints, dir) = bind_results(&mut results, &settings)?;
+        let mut gather = Self {
+            dial: Dial::new("sink", &settings.endpoint, settings.patience)?,
+            shared: Arc::clone(&shared),
+            results,
+            endpoints,
+            acks: None,
+            _dir: dir,
+            run: 0,
+            heartbeat: Duration::from_secs(1),
+            unconfirmed: VecDeque::new(),
+            number: 0,
+            seen: IdSet::new(),
+            kept: IdSet::new(),
+            parts: FxHashMap::default(),
+            absorbed: FxHashMap::default(),
+            last_sent: Instant::now(),
+            pill: None,
+            goodbye: false,
+            refused_since: None,
+            settings,
+        };
+        gather.hello();
+        let mut joined = None;
+        while joined.is_none() && gather.pill.is_none() {
+            poll(&[&gather.dial.socket], &shared.waker, Duration::from_millis(100))?;
+            if shared.leave.load(Ordering::Acquire) {
+                break;
+            }
+            gather.dial.read_links()?;
+            while let Some(bytes) = gather.dial.recv() {
+                match frame::decode(&bytes) {
+                    Ok(Message::Welcome(welcome)) => {
+                        gather.on_welcome(&welcome)?;
+                        joined = Some(Joined {
+                            job: welcome.job,
+                            resumed: welcome.resumed,
+                            acked: gather.kept.clone(),
+                            run: gather.run,
+                        });
+                    }
+                    Ok(message) => gather.on_control(message)?,
+                    Err(error) => say_malformed("sink", &error),
+                }
+            }
+            if gather.dial.tick(gather.heartbeat)? == Need::Hello {
+                gather.hello();
+            }
+        }
+        Ok((gather, shared, joined))
+    }
+
+    /// Gathers until the pill or until told to leave.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let outcome = self.serve();
+        let mut queue = self.shared.queue();
+        queue.pill = queue.pill.or(self.pill);
+        queue.closed = true;
+        drop(queue);
+        self.shared.ready.notify_all();
+        outcome
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let mut next_tick = Instant::now() + self.heartbeat / 2;
+        loop {
+            self.pump()?;
+            if self.goodbye {
+                return Ok(());
+            }
+            let timeout = next_tick.saturating_duration_since(Instant::now());
+            let mut sockets = vec![&self.dial.socket, &self.results];
+            sockets.extend(self.acks.as_ref());
+            poll(&sockets, &self.shared.waker, timeout)?;
+            let now = Instant::now();
+            if now > next_tick + self.heartbeat {
+                self.dial.slept(now - next_tick);
+            }
+            if now >= next_tick {
+                next_tick = now + self.heartbeat / 2;
+                self.tick(now)?;
+            }
+        }
+    }
+
+    fn pump(&mut self) -> Result<()> {
+        self.dial.read_links()?;
+        while let Some(bytes) = self.dial.recv() {
+            match frame::decode(&bytes) {
+                Ok(message) => self.on_control(message)?,
+                Err(error) => say_malformed("sink", &error),
+            }
+        }
+        self.read_results();
+        self.send_acks();
+        if let Some(acks) = &self.acks {
+            let lost = acks
+                .link_events()
+                .iter()
+                .any(|event| !matches!(event, LinkEvent::Up));
+            if lost && self.pill.is_none() {
+                self.acks = None;
+                self.hello();
+            }
+        }
+        if self.shared.leave.load(Ordering::Acquire) {
+            self.say_goodbye();
+        }
+        Ok(())
+    }
+
+    fn say_goodbye(&mut self) {
+        if std::mem::replace(&mut self.goodbye, true) || self.run == 0 {
+            return;
+        }
+        // It goes to a loop that is there, or to nobody; either way not for long.
+        self.dial.socket.set_linger(Duration::from_millis(500));
+        if let Some(acks) = &self.acks {
+            acks.set_linger(Duration::from_millis(500));
+        }
+        let goodbye = Goodbye {
+            kind: kind::GOODBYE,
+            run: self.run,
+            why: String::new(),
+        };
+        self.dial.socket.send(frame::encode(&goodbye));
+    }
+
+    fn hello(&mut self) {
+        let hello = Hello {
+            kind: kind::HELLO,
+            magic: frame::MAGIC.to_owned(),
+            version: frame::VERSION,
+            role: Role::Sink as u8,
+            peer: self.settings.peer,
+            run: self.run,
+            via: self.settings.endpoint.transport() as u8,
+            slots: 0,
+            host: host_name(),
+            machine: machine_id(),
+            pid: std::process::id(),
+            held: Vec::new(),
+            ordered: self.settings.ordered,
+            endpoints: self.endpoints.clone(),
+        };
+        self.dial.greeted(frame::encode(&hello));
+    }
+
+    fn on_welcome(&mut self, welcome: &Welcome) -> Result<()> {
+        if welcome.peer != self.settings.peer || !self.dial.is_greeting() {
+            return Ok(());
+        }
+        let address: Endpoint = welcome.address.parse()?;
+        let address =
+            address.with_host_if_any(self.settings.endpoint.host().unwrap_or("127.0.0.1"));
+        let mut acks = Socket::new(Kind::Push)?.without_reconnect();
+        if address.transport() != Transport::Inproc {
+            acks = acks.monitored()?;
+        }
+        acks.connect(&address)?;
+        self.dial.welcomed();
+        self.refused_since = None;
+        self.run = welcome.run;
+        self.heartbeat = Duration::from_millis(welcome.heartbeat.max(10).into());
+        for &(first, count) in &welcome.acked {
+            self.seen.insert_range(first, count);
+            self.kept.insert_range(first, count);
+        }
+        self.confirm(welcome.ack);
+        for (_, frame) in &self.unconfirmed {
+            acks.send(frame.clone());
+        }
+        self.acks = Some(acks);
+        Ok(())
+    }
+
+    fn confirm(&mut self, number: u64) {
+        while self.unconfirmed.front().is_some_and(|&(n, _)| n <= number) {
+            self.unconfirmed.pop_front();
+        }
+    }
+
+    fn on_control(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Welcome(welcome) => self.on_welcome(&welcome)?,
+            Message::Heartbeat(beat) if beat.run == self.run => self.confirm(beat.ack),
+            Message::Rejoin(pill) if pill.run == self.run => {
+                if !self.dial.is_greeting() {
+                    self.hello();
+                }
+            }
+            Message::Pill(pill) => {
+                self.pill = Some(pill);
+                self.shared.queue().pill = Some(pill);
+                self.shared.ready.notify_all();
+            }
+            Message::Refused(refused) => {
+                let since = *self.refused_since.get_or_insert_with(Instant::now);
+                if !refused.again || since.elapsed() > self.heartbeat * 3 {
+                    return Err(Error::Refused {
+                        who: "sink",
+                        endpoint: self.settings.endpoint.to_string(),
+                        why: refused.why,
+                    });
+                }
+            }
+            Message::OtherVersion(version) => {
+                return Err(Error::Refused {
+                    who: "sink",
+                    endpoint: self.settings.endpoint.to_string(),
+                    why: format!(
+                        "it speaks version {version} of the protocol and this sink version {}",
+                        frame::VERSION
+                    ),
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    // ---- results ----
+
+    fn read_results(&mut self) {
+        let mut fresh = VecDeque::new();
+        let mut again = KeptBox::default();
+        // Bounded, so that heartbeats and acknowledgements have their turn.
+        for _ in 0..256 {
+            let Some(bytes) = self.results.recv() else {
+                break;
+            };
+            match frame::decode(&bytes) {
+                Ok(Message::Results(results)) if results.run == self.run => {
+                    for entry in results.entries {
+                        self.on_result(results.peer, results.link, entry, &mut fresh, &mut again);
+                    }
+                }
+                Ok(Message::Part(part)) if part.run == self.run => {
+                    let len = part.bytes.len() as u64;
+                    *again.absorbed.entry((part.peer, part.link)).or_default() += len;
+                    if self.seen.contains(part.id) {
+                        continue;
+                    }
+                    let key = (part.peer, part.id, part.attempt);
+                    let writer = self.parts.entry(key).or_default();
+                    if writer.len() != part.offset {
+                        // It starts anew on another link.
+                        *writer = BodyWriter::new();
+                    }
+                    if writer.len() == part.offset {
+                        if let Err(error) = std::io::Write::write_all(writer, &part.bytes) {
+                            log::error!("task {}: cannot keep its result: {error}", part.id);
+                        }
+                    }
+                }
+                Ok(other) => log::debug!("ignored among results: {other:?}"),
+                Err(error) => log::warn!("sink: ignored a result: {error}"),
+            }
+        }
+        if !again.is_empty() {
+            self.shared.acknowledge(&mut again);
+        }
+        if !fresh.is_empty() {
+            let mut queue = self.shared.queue();
+            let was_empty = queue.arrived.is_empty();
+            queue.arrived.append(&mut fresh);
+            drop(queue);
+            if was_empty {
+                self.shared.ready.notify_all();
+            }
+        }
+    }
+
+    fn on_result(
+        &mut self,
+        worker: PeerId,
+        link: u32,
+        entry: ResultEntry,
+        fresh: &mut VecDeque<Arrived>,
+        again: &mut KeptBox,
+    ) {
+        let (inline, error) = match &entry.place {
+            Place::Inline(bytes) => (bytes.len(), false),
+            Place::Error(text) => (text.len(), true),
+            _ => (0, false),
+        };
+        let cost = cost(inline);
+        let parts = match entry.place {
+            Place::Parts(_) => self.parts.remove(&(worker, entry.id, entry.attempt)),
+            _ => None,
+        };
+        if self.seen.contains(entry.id) {
+            *again.absorbed.entry((worker, link)).or_default() += cost;
+            if self.kept.contains(entry.id) {
+                // A double of what was kept: its worker must learn that, or it would keep it for ever.
+                again.push(Kept {
+                    first: entry.id,
+                    count: 1,
+                    attempt: entry.attempt,
+                    worker,
+                    exit: entry.exit,
+                    signal: entry.signal,
+                    micros: entry.micros,
+                });
+            }
+            return;
+        }
+        let body = match entry.place {
+            Place::Inline(bytes) => Body::Memory(bytes),
+            Place::Error(text) => Body::from(text.into_bytes()),
+            Place::Parts(len) => match parts.map(BodyWriter::finish) {
+                Some(Ok(body)) if body.len() == len => body,
+                _ => {
+                    log::error!("task {}: its result did not arrive whole", entry.id);
+                    return;
+                }
+            },
+            Place::File(body) => body,
+        };
+        self.seen.insert(entry.id);
+        fresh.push_back(Arrived {
+            id: entry.id,
+            attempt: entry.attempt,
+            worker,
+            exit: entry.exit,
+            signal: entry.signal,
+            micros: entry.micros,
+            body,
+            error,
+            link,
+            cost,
+        });
+    }
+
+    fn send_acks(&mut self) {
+        let (kept, absorbed) = {
+            let mut all = self
+                .shared
+                .kept
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if all.is_empty() {
+                return;
+            }
+            (std::mem::take(&mut all.kept), std::mem::take(&mut all.absorbed))
+        };
+        let mut totals = Vec::with_capacity(absorbed.len());
+        for ((peer, link), bytes) in absorbed {
+            let total = self.absorbed.entry((peer, link)).or_default();
+            *total += bytes;
+            totals.push((peer, link, *total));
+        }
+        for range in &kept {
+            // A result that the program had from an earlier life of its own counts as seen from now on.
+            self.seen.insert_range(range.first, range.count);
+            self.kept.insert_range(range.first, range.count);
+        }
+        let mut chunks: Vec<&[Kept]> = kept.chunks(8_000).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        for chunk in chunks {
+            self.number += 1;
+            let frame = frame::encode(&Ack {
+                kind: kind::ACK,
+                run: self.run,
+                sink: self.settings.peer,
+                number: self.number,
+                kept: chunk.to_vec(),
+                absorbed: std::mem::take(&mut totals),
+            });
+            if let Some(acks) = &self.acks {
+                acks.send(frame.clone());
+            }
+            self.unconfirmed.push_back((self.number, frame));
+        }
+        self.last_sent = Instant::now();
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<()> {
+        if self.pill.is_some() {
+            return Ok(());
+        }
+        if self.dial.tick(self.heartbeat)? == Need::Hello {
+            log::warn!("lost the ventilator at {}; dialling again", self.dial.endpoint());
+            self.hello();
+        }
+        if now.duration_since(self.last_sent) >= self.heartbeat / 2 && !self.dial.is_greeting() {
+            self.last_sent = now;
+            self.dial.socket.send(frame::encode(&Heartbeat {
+                kind: kind::HEARTBEAT,
+                run: self.run,
+                ack: 0,
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// Binds where results are gathered: by the same transport that leads to the ventilator, and where the user says besides.
+fn bind_results(results: &mut Socket, settings: &Settings) -> Result<(Vec<String>, Option<RuntimeDir>)> {
+    let mut dir = None;
+    let mut endpoints = Vec::new();
+    if let Some(bind) = &settings.bind {
+        endpoints.push(results.bind(bind)?.to_string());
+    }
+    let name = format!("s{:x}", settings.peer);
+    match &settings.endpoint {
+        Endpoint::Inproc(_) => {
+            endpoints.push(results.bind(&Endpoint::Inproc(name))?.to_string());
+        }
+        _ if settings.bind.is_some() => {}
+        Endpoint::Ipc(_) => {
+            let made = RuntimeDir::create(&name)?;
+            let endpoint = Endpoint::Ipc(made.path().join("results"));
+            endpoints.push(results.bind(&endpoint)?.to_string());
+            dir = Some(made);
+        }
+        Endpoint::Tcp { .. } => {
+            let host = if settings.endpoint.is_this_machine() {
+                settings.endpoint.host().unwrap_or("127.0.0.1")
+            } else {
+                "*"
+            };
+            let bound = results.bind_in(host, settings.ports)?;
+            endpoints.push(bound.with_any_host().to_string());
+        }
+    }
+    Ok((endpoints, dir))
+}

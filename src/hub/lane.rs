@@ -1,0 +1,234 @@
+//! One consumer's lane: a PUSH bound for it alone, watched by its monitor, with bodies cut into batches and parts under the
+//! consumer's byte credit.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::wire::body::Body;
+use crate::wire::endpoint::{Endpoint, Transport};
+use crate::wire::frame::{
+    Batch, INLINE, PART_SIZE, Part, PeerId, Place, RunId, TaskId, encode_part,
+};
+use crate::wire::socket::{Kind, LinkEvent, Socket};
+
+pub(crate) struct Lane {
+    pub(crate) socket: Socket,
+    /// As the consumer is told.
+    pub(crate) address: Endpoint,
+    transport: Transport,
+    /// Its consumer is connected.
+    pub(crate) up: bool,
+    unbound: bool,
+    queue: VecDeque<Leased>,
+    /// Bytes of parts that went out, and that may.
+    bytes: u64,
+    bytes_limit: u64,
+}
+
+struct Leased {
+    id: TaskId,
+    attempt: u32,
+    tries_left: u32,
+    body: Body,
+    /// How much of a large body is out.
+    offset: u64,
+}
+
+/// A task, its attempt, and why its body cannot be read.
+pub(crate) type Unreadable = (TaskId, u32, std::io::Error);
+
+/// What a lane's monitor told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Unchanged,
+    Up,
+    Down,
+}
+
+impl Lane {
+    /// Binds a lane for a consumer that came by `transport`.
+    pub(crate) fn bind(
+        transport: Transport,
+        host: &str,
+        ports: Option<(u16, u16)>,
+        dir: &Path,
+        number: u64,
+        run: RunId,
+    ) -> Result<Self> {
+        let mut socket = Socket::new(Kind::Push)?.without_reconnect();
+        if transport != Transport::Inproc {
+            socket = socket.monitored()?;
+        }
+        let address = match transport {
+            Transport::Inproc => socket.bind(&Endpoint::Inproc(format!("{run:x}-lane-{number}")))?,
+            Transport::Ipc => socket.bind(&Endpoint::Ipc(dir.join(format!("l{number}"))))?,
+            Transport::Tcp => socket.bind_in(host, ports)?,
+        };
+        Ok(Self {
+            socket,
+            address,
+            transport,
+            up: transport == Transport::Inproc,
+            unbound: false,
+            queue: VecDeque::new(),
+            bytes: 0,
+            bytes_limit: 0,
+        })
+    }
+
+    /// What its monitor has to say. Once its consumer is there nobody else may come: the endpoint is given up, and its file.
+    pub(crate) fn link(&mut self) -> Link {
+        let mut link = Link::Unchanged;
+        for event in self.socket.link_events() {
+            match event {
+                LinkEvent::Up if !self.up => {
+                    self.up = true;
+                    link = Link::Up;
+                    if !std::mem::replace(&mut self.unbound, true) {
+                        let address = self.address.clone();
+                        self.socket.unbind(&address);
+                    }
+                }
+                LinkEvent::Down if self.up => {
+                    self.up = false;
+                    link = Link::Down;
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+
+    pub(crate) fn allow(&mut self, bytes: u64) {
+        self.bytes_limit = self.bytes_limit.max(bytes);
+    }
+
+    pub(crate) fn push(&mut self, id: TaskId, attempt: u32, tries_left: u32, body: Body) {
+        self.queue.push_back(Leased {
+            id,
+            attempt,
+            tries_left,
+            body,
+            offset: 0,
+        });
+    }
+
+    /// Tasks that have not gone out need not be asked back.
+    pub(crate) fn withdraw(&mut self, ids: &[(TaskId, u32)]) -> Vec<(TaskId, u32)> {
+        let mut withdrawn = Vec::new();
+        self.queue.retain(|leased| {
+            let out = leased.offset == 0 && ids.contains(&(leased.id, leased.attempt));
+            if out {
+                withdrawn.push((leased.id, leased.attempt));
+            }
+            !out
+        });
+        withdrawn
+    }
+
+    /// Sends what can be sent; the tasks whose bodies cannot be read any more.
+    pub(crate) fn flush(&mut self, run: RunId, peer: PeerId) -> Vec<Unreadable> {
+        let mut unreadable = Vec::new();
+        let mut batch = Batch::tasks(run);
+        while self.up && !self.queue.is_empty() {
+            match self.step(&mut batch, run, peer) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    if let Some(first) = self.queue.pop_front() {
+                        unreadable.push((first.id, first.attempt, error));
+                    }
+                }
+            }
+        }
+        send_batch(&self.socket, &mut batch, run);
+        unreadable
+    }
+
+    /// Puts the first task, or its next part, on its way; `false` when it must wait for credit.
+    fn step(&mut self, batch: &mut Batch, run: RunId, peer: PeerId) -> std::io::Result<bool> {
+        let Some(first) = self.queue.front_mut() else {
+            return Ok(false);
+        };
+        let len = first.body.len();
+        let place = match &first.body {
+            Body::Range { .. } if self.transport == Transport::Inproc => {
+                Place::File(first.body.clone())
+            }
+            Body::Memory(bytes) if len <= INLINE as u64 => Place::Inline(bytes.clone()),
+            body if len <= INLINE as u64 => Place::Inline(body.to_bytes()?),
+            body => {
+                if first.offset == 0 {
+                    first.body = body.open()?;
+                }
+                if first.offset < len {
+                    if self.bytes + first.offset >= self.bytes_limit {
+                        return Ok(false);
+                    }
+                    // Its parts go before its entry, and must not overtake the entries before it.
+                    send_batch(&self.socket, batch, run);
+                    send_part(&self.socket, first, run, peer)?;
+                    return Ok(true);
+                }
+                Place::Parts(len)
+            }
+        };
+        let inline = match &place {
+            Place::Inline(bytes) => bytes.len(),
+            _ => 0,
+        };
+        if batch.is_full_for(inline) {
+            send_batch(&self.socket, batch, run);
+        }
+        batch.push_task(first.id, first.attempt, first.tries_left, &place);
+        self.bytes += len;
+        self.queue.pop_front();
+        Ok(true)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+fn send_batch(socket: &Socket, batch: &mut Batch, run: RunId) {
+    if !batch.is_empty() {
+        let full = std::mem::replace(batch, Batch::tasks(run));
+        // A lane that is up takes everything; one that has just gone down is reported by its monitor, and its leases handed on.
+        socket.send(full.finish());
+    }
+}
+
+fn send_part(socket: &Socket, leased: &mut Leased, run: RunId, peer: PeerId) -> std::io::Result<()> {
+    let bytes = read_part(&leased.body, leased.offset)?;
+    let len = bytes.len() as u64;
+    socket.send(encode_part(&Part {
+        run,
+        peer,
+        link: 0,
+        id: leased.id,
+        attempt: leased.attempt,
+        offset: leased.offset,
+        bytes,
+    }));
+    leased.offset += len;
+    Ok(())
+}
+
+/// The piece of a body from `offset` on that goes into one part.
+pub(crate) fn read_part(body: &Body, offset: u64) -> std::io::Result<Bytes> {
+    let len = (body.len() - offset).min(PART_SIZE as u64);
+    if let Body::Memory(bytes) = body {
+        let start = offset as usize;
+        return Ok(bytes.slice(start..start + len as usize));
+    }
+    let mut piece = vec![0; len as usize];
+    let mut filled = 0;
+    while filled < piece.len() {
+        filled += body.read_at(offset + filled as u64, &mut piece[filled..])?;
+    }
+    Ok(piece.into())
+}

@@ -1,0 +1,554 @@
+//! The sink: gathers results.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::marker::PhantomData;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use super::{Cause, check_reach, panic_text, random_id};
+use crate::error::{Error, Result};
+use crate::hub::gather::{Arrived, Gather, Joined, KeptBox, Settings, Shared, Waited};
+use crate::wire::body::Body;
+use crate::wire::endpoint::Endpoint;
+use crate::wire::frame::{Kept, Pill};
+use crate::wire::id_set::IdSet;
+use crate::wire::payload::Payload;
+
+/// Under keep-order, results that wait for their turn have so many bytes in memory at most; the rest is in a temporary file.
+const IN_TURN_MEMORY: usize = 4 << 20;
+/// A temporary file of waiting results is begun anew after so many bytes, so that old ones can go.
+const SPOOL: u64 = 64 << 20;
+/// Acknowledgements are held back no longer than this while more results are there.
+const HOLD_BACK: Duration = Duration::from_millis(4);
+
+/// Gathers results of type `R`.
+///
+/// It is an iterator of [`Outcome`]s that ends with the poison pill. A result counts as kept, and is acknowledged, when the
+/// next one is asked for (or, with [`SinkBuilder::keep_by_hand`], when the program says so): if the sink dies before, another
+/// one gets it. When the ventilator dies the sink dials again until [`patience`](SinkBuilder::patience) is at its end.
+pub struct Sink<R: Payload> {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<()>>>,
+    here: VecDeque<Arrived>,
+    turn: Option<Turn>,
+    mine: KeptBox,
+    held_since: Option<Instant>,
+    by_hand: bool,
+    /// What the program holds and has not asked beyond.
+    given: Option<Receipt>,
+    pill: Option<Pill>,
+    ended: bool,
+    joined: Joined,
+    types: PhantomData<fn() -> R>,
+}
+
+/// Results in the order of their tasks.
+struct Turn {
+    next: u64,
+    /// Done in an earlier life of the sink.
+    done: IdSet,
+    waiting: BTreeMap<u64, Arrived>,
+    memory: usize,
+    spool: Option<(Arc<File>, u64)>,
+}
+
+/// A task's result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Outcome<R> {
+    /// The task's number, from 1, in the order of input.
+    pub id: u64,
+    /// The attempt that this is the result of; 1 unless the task was tried again or handed on.
+    pub attempt: u32,
+    /// The worker's id; 0 when the ventilator reports a task that nobody survives.
+    pub worker: u64,
+    /// Exit status: 0 is success.
+    pub exit: i32,
+    /// The signal that ended it; 0 for none.
+    pub signal: i32,
+    /// How long it ran.
+    pub time: Duration,
+    /// The value, or why there is none.
+    pub result: std::result::Result<R, TaskError>,
+    /// To be given to [`Sink::keep`].
+    pub receipt: Receipt,
+}
+
+impl<R> Outcome<R> {
+    /// Whether the task failed.
+    #[must_use]
+    pub const fn failed(&self) -> bool {
+        self.exit != 0 || self.signal != 0
+    }
+}
+
+/// Why a task has no value: a panic's message, an error's text, or that every worker died of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub struct TaskError {
+    /// The text.
+    pub message: String,
+}
+
+/// The right to acknowledge one result.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a result that is not kept is sent again to the next sink"]
+pub struct Receipt {
+    kept: Kept,
+}
+
+/// What [`Sink::try_get`] found.
+#[derive(Debug)]
+pub enum Got<R> {
+    /// A result.
+    Outcome(Box<Outcome<R>>),
+    /// None now.
+    Nothing,
+    /// None any more: the pill came.
+    Ended,
+}
+
+/// How a [`Sink`] shall be.
+#[derive(Clone, Debug)]
+pub struct SinkBuilder {
+    bind: Option<String>,
+    ports: Option<(u16, u16)>,
+    patience: Duration,
+    insecure: bool,
+    ordered: bool,
+    by_hand: bool,
+}
+
+impl SinkBuilder {
+    /// Gathers results at this endpoint; by default at one of the same transport as the ventilator's.
+    #[must_use]
+    pub fn bind(mut self, endpoint: impl Into<String>) -> Self {
+        self.bind = Some(endpoint.into());
+        self
+    }
+
+    /// The TCP ports to choose from (any free one).
+    #[must_use]
+    pub const fn lane_ports(mut self, first: u16, last: u16) -> Self {
+        self.ports = Some((first, last));
+        self
+    }
+
+    /// How long to wait for a ventilator (30 s).
+    #[must_use]
+    pub const fn patience(mut self, time: Duration) -> Self {
+        self.patience = time;
+        self
+    }
+
+    /// Allows TCP beyond this machine.
+    #[must_use]
+    pub const fn insecure(mut self, allowed: bool) -> Self {
+        self.insecure = allowed;
+        self
+    }
+
+    /// Gives results in the order of their tasks. What comes early waits in memory and in a temporary file, not acknowledged, and
+    /// the ventilator reads no further than a window ahead of the first that is missing.
+    #[must_use]
+    pub const fn keep_order(mut self, ordered: bool) -> Self {
+        self.ordered = ordered;
+        self
+    }
+
+    /// Nothing is acknowledged before the program calls [`Sink::keep`].
+    #[must_use]
+    pub const fn keep_by_hand(mut self) -> Self {
+        self.by_hand = true;
+        self
+    }
+
+    /// Binds, dials, and waits for the welcome.
+    ///
+    /// # Errors
+    /// [`Error::NobodyThere`], [`Error::Refused`] (there is a live sink already), or a bad endpoint.
+    pub fn connect<R: Payload>(self, endpoint: &str) -> Result<Sink<R>> {
+        let endpoint: Endpoint = endpoint.parse()?;
+        check_reach(&endpoint, self.insecure)?;
+        let bind = match &self.bind {
+            Some(text) => {
+                let bind: Endpoint = text.parse()?;
+                check_reach(&bind, self.insecure)?;
+                Some(bind)
+            }
+            None => None,
+        };
+        let (gather, shared, joined) = Gather::connect(Settings {
+            endpoint,
+            bind,
+            ports: self.ports,
+            peer: random_id()?,
+            patience: self.patience,
+            ordered: self.ordered,
+        })?;
+        let joined = joined.unwrap_or_default();
+        let thread = std::thread::Builder::new()
+            .name("sink".to_owned())
+            .spawn(move || gather.run())
+            .map_err(|error| Error::system("cannot start the sink's thread", error))?;
+        let turn = self.ordered.then(|| Turn {
+            next: joined.acked.first_missing(1),
+            done: joined.acked.clone(),
+            waiting: BTreeMap::new(),
+            memory: 0,
+            spool: None,
+        });
+        Ok(Sink {
+            shared,
+            thread: Some(thread),
+            here: VecDeque::new(),
+            turn,
+            mine: KeptBox::default(),
+            held_since: None,
+            by_hand: self.by_hand,
+            given: None,
+            pill: None,
+            ended: false,
+            joined,
+            types: PhantomData,
+        })
+    }
+}
+
+impl Sink<()> {
+    /// Settings of a sink.
+    #[must_use]
+    pub fn builder() -> SinkBuilder {
+        SinkBuilder {
+            bind: None,
+            ports: None,
+            patience: Duration::from_secs(30),
+            insecure: false,
+            ordered: false,
+            by_hand: false,
+        }
+    }
+}
+
+impl<R: Payload> Sink<R> {
+    /// The sink of the pipeline whose ventilator listens at `endpoint`.
+    ///
+    /// # Errors
+    /// As [`SinkBuilder::connect`].
+    pub fn connect(endpoint: &str) -> Result<Self> {
+        Sink::<()>::builder().connect(endpoint)
+    }
+
+    /// What the ventilator's program said about the run.
+    ///
+    /// # Errors
+    /// When it said something else than a `J`.
+    pub fn job<J: DeserializeOwned>(&self) -> Result<J> {
+        rmp_serde::from_slice(&self.joined.job).map_err(|error| Error::Encoding {
+            what: "the run's job".to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    /// Whether this run has had a sink before.
+    #[must_use]
+    pub const fn is_resumed(&self) -> bool {
+        self.joined.resumed
+    }
+
+    /// The run's id; 0 when it ended before it was joined.
+    #[must_use]
+    pub const fn run_id(&self) -> u64 {
+        self.joined.run
+    }
+
+    /// The tasks that had a result when this sink joined.
+    #[must_use]
+    pub const fn done_before(&self) -> &IdSet {
+        &self.joined.acked
+    }
+
+    /// The next result; waits for it. `None` behind the last one.
+    ///
+    /// # Errors
+    /// [`Error::VentilatorLost`].
+    pub fn get(&mut self) -> Result<Option<Outcome<R>>> {
+        match self.next_until(None)? {
+            Got::Outcome(outcome) => Ok(Some(*outcome)),
+            Got::Nothing | Got::Ended => Ok(None),
+        }
+    }
+
+    /// The next result if it is there.
+    ///
+    /// # Errors
+    /// [`Error::VentilatorLost`].
+    #[doc(alias = "get_nowait")]
+    pub fn try_get(&mut self) -> Result<Got<R>> {
+        self.next_until(Some(Instant::now()))
+    }
+
+    /// The next result if it comes before `timeout` has passed.
+    ///
+    /// # Errors
+    /// [`Error::VentilatorLost`].
+    pub fn get_timeout(&mut self, timeout: Duration) -> Result<Got<R>> {
+        self.next_until(Some(Instant::now() + timeout))
+    }
+
+    fn next_until(&mut self, deadline: Option<Instant>) -> Result<Got<R>> {
+        if let Some(receipt) = self.given.take() {
+            self.keep(receipt);
+        }
+        if self
+            .held_since
+            .is_some_and(|since| since.elapsed() > HOLD_BACK)
+        {
+            self.acknowledge();
+        }
+        loop {
+            if let Some(arrived) = self.next_here() {
+                let outcome = self.outcome(arrived);
+                return Ok(Got::Outcome(Box::new(outcome)));
+            }
+            if self.ended {
+                return self.ended();
+            }
+            self.acknowledge();
+            match self.shared.wait(deadline) {
+                Waited::Arrived(arrived) => self.here = arrived,
+                Waited::Nothing => return Ok(Got::Nothing),
+                Waited::Ended(pill) => {
+                    self.pill = pill;
+                    self.ended = true;
+                }
+            }
+        }
+    }
+
+    /// Behind the pill: the rest that waited for its turn was stopped before it was done, and has gaps.
+    fn ended(&mut self) -> Result<Got<R>> {
+        if let Some(turn) = &mut self.turn {
+            if let Some((_, arrived)) = turn.waiting.pop_first() {
+                let outcome = self.outcome(arrived);
+                return Ok(Got::Outcome(Box::new(outcome)));
+            }
+        }
+        self.acknowledge();
+        if self.pill.is_none() {
+            // The loop ended by itself: for a reason.
+            self.join()?;
+        }
+        Ok(Got::Ended)
+    }
+
+    /// The next one of those that have arrived whose turn it is.
+    fn next_here(&mut self) -> Option<Arrived> {
+        let Some(turn) = &mut self.turn else {
+            let arrived = self.here.pop_front()?;
+            absorb(&mut self.mine, &arrived);
+            return Some(arrived);
+        };
+        loop {
+            turn.next = turn.done.first_missing(turn.next);
+            if let Some(entry) = turn.waiting.first_entry() {
+                if *entry.key() == turn.next {
+                    turn.next += 1;
+                    let arrived = entry.remove();
+                    turn.memory -= arrived.body.in_memory();
+                    return Some(arrived);
+                }
+            }
+            let arrived = self.here.pop_front()?;
+            absorb(&mut self.mine, &arrived);
+            if arrived.id == turn.next {
+                turn.next += 1;
+                return Some(arrived);
+            }
+            turn.wait(arrived);
+        }
+    }
+
+    fn outcome(&mut self, arrived: Arrived) -> Outcome<R> {
+        let receipt = Receipt {
+            kept: Kept {
+                first: arrived.id,
+                count: 1,
+                attempt: arrived.attempt,
+                worker: arrived.worker,
+                exit: arrived.exit,
+                signal: arrived.signal,
+                micros: arrived.micros,
+            },
+        };
+        if !self.by_hand {
+            self.given = Some(receipt);
+        }
+        let result = if arrived.error {
+            let text = arrived.body.to_bytes().unwrap_or_default();
+            Err(TaskError {
+                message: String::from_utf8_lossy(&text).into_owned(),
+            })
+        } else {
+            R::from_body(arrived.body).map_err(|message| TaskError { message })
+        };
+        Outcome {
+            id: arrived.id,
+            attempt: arrived.attempt,
+            worker: arrived.worker,
+            exit: arrived.exit,
+            signal: arrived.signal,
+            time: Duration::from_micros(arrived.micros),
+            result,
+            receipt,
+        }
+    }
+
+    /// This result is safe: it may be acknowledged. Acknowledgements go out when the next result is asked for, or with
+    /// [`acknowledge`](Self::acknowledge).
+    pub fn keep(&mut self, receipt: Receipt) {
+        self.mine.push(receipt.kept);
+        self.held_since.get_or_insert_with(Instant::now);
+    }
+
+    /// A task whose result an earlier life of this sink had kept (and perhaps not acknowledged): it counts as done.
+    pub fn keep_from_before(&mut self, id: u64, exit: i32, signal: i32, time: Duration) {
+        if let Some(turn) = &mut self.turn {
+            turn.done.insert(id);
+        }
+        self.mine.push(Kept {
+            first: id,
+            count: 1,
+            attempt: 0,
+            worker: 0,
+            exit,
+            signal,
+            micros: time.as_micros() as u64,
+        });
+        if self.mine.kept.len() >= 4096 {
+            self.acknowledge();
+        }
+    }
+
+    /// Sends the acknowledgements of what was kept.
+    pub fn acknowledge(&mut self) {
+        self.held_since = None;
+        self.shared.acknowledge(&mut self.mine);
+    }
+
+    /// Why the run ended, and how many tasks had a result and how many of these failed; `None` before the pill.
+    #[must_use]
+    pub fn end(&self) -> Option<(Cause, u64, u64)> {
+        self.pill
+            .map(|pill| (Cause::from_number(pill.cause), pill.done, pill.failed))
+    }
+
+    /// Leaves: what was kept is acknowledged, and the goodbye said.
+    ///
+    /// # Errors
+    /// What had ended the sink before.
+    pub fn close(mut self) -> Result<()> {
+        if let Some(receipt) = self.given.take() {
+            self.keep(receipt);
+        }
+        self.acknowledge();
+        self.join()
+    }
+
+    /// A handle that stops the sink from another thread.
+    #[must_use]
+    pub fn handle(&self) -> SinkHandle {
+        SinkHandle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    fn join(&mut self) -> Result<()> {
+        self.shared.leave();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(panic)) => Err(Error::Ended(format!(
+                "the sink's thread panicked: {}",
+                panic_text(&*panic)
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<R: Payload> Iterator for Sink<R> {
+    type Item = Result<Outcome<R>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get().transpose()
+    }
+}
+
+impl<R: Payload> Drop for Sink<R> {
+    fn drop(&mut self) {
+        // What the program held last was not asked beyond: it is not kept.
+        self.acknowledge();
+        if self.thread.is_some() {
+            if let Err(error) = self.join() {
+                log::warn!("{error}");
+            }
+        }
+    }
+}
+
+/// Stops a [`Sink`] from another thread.
+#[derive(Clone, Debug)]
+pub struct SinkHandle {
+    shared: Arc<Shared>,
+}
+
+impl SinkHandle {
+    /// Leaves: [`Sink::get`] gives what has arrived, and then ends.
+    pub fn leave(&self) {
+        self.shared.leave();
+    }
+}
+
+fn absorb(mine: &mut KeptBox, arrived: &Arrived) {
+    *mine
+        .absorbed
+        .entry((arrived.worker, arrived.link))
+        .or_default() += arrived.cost;
+}
+
+impl Turn {
+    fn wait(&mut self, mut arrived: Arrived) {
+        if let Body::Memory(bytes) = &arrived.body {
+            if self.memory + bytes.len() > IN_TURN_MEMORY {
+                match self.spool(bytes) {
+                    Ok(body) => arrived.body = body,
+                    Err(error) => {
+                        log::warn!("a result that waits for its turn stays in memory: no temporary file: {error}");
+                    }
+                }
+            } else {
+                // A copy of its own: a slice would keep the whole message that it came in.
+                arrived.body = Body::from(bytes.to_vec());
+            }
+        }
+        self.memory += arrived.body.in_memory();
+        self.waiting.insert(arrived.id, arrived);
+    }
+
+    fn spool(&mut self, bytes: &[u8]) -> std::io::Result<Body> {
+        let (file, offset) = match self.spool.take() {
+            Some((file, len)) if len < SPOOL => (file, len),
+            _ => (Arc::new(tempfile::tempfile()?), 0),
+        };
+        file.write_all_at(bytes, offset)?;
+        let len = bytes.len() as u64;
+        self.spool = Some((Arc::clone(&file), offset + len));
+        Ok(Body::File { file, offset, len })
+    }
+}

@@ -1,0 +1,360 @@
+//! The ventilator: hands out tasks.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use serde::Serialize;
+
+use super::{check_reach, panic_text, random_id};
+use crate::error::{Error, Result};
+use crate::hub::dial::Dial;
+use crate::hub::host::{Host, Orders, Settings, Summary};
+use crate::hub::intake::Intake;
+use crate::wire::endpoint::Endpoint;
+use crate::wire::frame::{self, Message, RunId, State, StatusRequest, kind};
+use crate::wire::payload::Payload;
+use crate::wire::runtime_dir::RuntimeDir;
+use crate::wire::socket::poll;
+use crate::wire::wake::Waker;
+
+/// Hands tasks of type `T` to workers, and learns from the sink which are done.
+///
+/// It listens from its creation on; [`put`](Self::put) waits while enough tasks are under way, so that memory stays bounded
+/// however long the input is. End it with [`finish`](Self::finish), which waits until every task has a result. Dropped
+/// without that, it stops handing out, and waits for what runs.
+///
+/// When a worker dies its tasks are run by others; when the sink dies results wait for another one. When nobody is there for
+/// [`patience`](VentilatorBuilder::patience), it gives up with [`Error::NobodyThere`].
+#[derive(Debug)]
+pub struct Ventilator<T: Payload> {
+    intake: Intake,
+    orders: Arc<Orders>,
+    waker: Waker,
+    thread: Option<JoinHandle<Result<Summary>>>,
+    endpoints: Vec<Endpoint>,
+    run: RunId,
+    scratch: std::sync::Mutex<BytesMut>,
+    tasks: PhantomData<fn(T)>,
+}
+
+/// How a [`Ventilator`] shall be.
+#[derive(Clone, Debug)]
+pub struct VentilatorBuilder {
+    endpoints: Vec<String>,
+    heartbeat: Duration,
+    patience: Duration,
+    ports: Option<(u16, u16)>,
+    advertise: Option<String>,
+    insecure: bool,
+    job: Vec<u8>,
+    title: String,
+    tries: u32,
+    private: bool,
+}
+
+impl VentilatorBuilder {
+    /// Listens at this endpoint too.
+    #[must_use]
+    pub fn bind_also(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoints.push(endpoint.into());
+        self
+    }
+
+    /// The interval of heartbeats (1 s); who misses three is silent.
+    #[must_use]
+    pub const fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = interval;
+        self
+    }
+
+    /// How long to wait when no worker, or no sink, is there (30 s).
+    #[must_use]
+    pub const fn patience(mut self, time: Duration) -> Self {
+        self.patience = time;
+        self
+    }
+
+    /// The TCP ports for lanes and acknowledgements (any free ones).
+    #[must_use]
+    pub const fn lane_ports(mut self, first: u16, last: u16) -> Self {
+        self.ports = Some((first, last));
+        self
+    }
+
+    /// The host that workers are told for a sink on this machine.
+    #[must_use]
+    pub fn advertise(mut self, host: impl Into<String>) -> Self {
+        self.advertise = Some(host.into());
+        self
+    }
+
+    /// Allows TCP beyond this machine, where anyone who can connect may join.
+    #[must_use]
+    pub const fn insecure(mut self, allowed: bool) -> Self {
+        self.insecure = allowed;
+        self
+    }
+
+    /// What every worker and the sink are told about the run when they join.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn job<J: Serialize>(mut self, job: &J) -> Result<Self> {
+        self.job = rmp_serde::to_vec(job).map_err(|error| Error::Encoding {
+            what: "the run's job".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(self)
+    }
+
+    /// What the run does, for people who ask for its [`State`].
+    #[must_use]
+    pub fn title(mut self, title: impl Into<String>) -> Self {
+        self.title = title.into();
+        self
+    }
+
+    /// How often a task that fails is tried in all (1).
+    #[must_use]
+    pub const fn tries(mut self, tries: u32) -> Self {
+        self.tries = if tries == 0 { 1 } else { tries };
+        self
+    }
+
+    /// Listens at an endpoint in this user's private directory too, where [`status`] without an endpoint finds the run.
+    #[must_use]
+    pub const fn listed(mut self) -> Self {
+        self.private = true;
+        self
+    }
+
+    /// Binds and starts.
+    ///
+    /// # Errors
+    /// When an endpoint is bad, in use, or beyond this machine.
+    pub fn start<T: Payload>(self) -> Result<Ventilator<T>> {
+        let run = random_id()?;
+        let dir = RuntimeDir::create(&format!("r{run:016x}"))?;
+        let mut binds = Vec::new();
+        if self.private {
+            binds.push(Endpoint::Ipc(dir.path().join("control")));
+        }
+        for text in &self.endpoints {
+            let endpoint: Endpoint = text.parse()?;
+            check_reach(&endpoint, self.insecure)?;
+            binds.push(endpoint);
+        }
+        let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
+        let intake = Intake::new(waker.clone());
+        let orders = Arc::new(Orders::default());
+        let settings = Settings {
+            run,
+            binds,
+            heartbeat: self.heartbeat,
+            patience: self.patience,
+            ports: self.ports,
+            advertise: self.advertise,
+            job: self.job,
+            title: self.title,
+            tries: self.tries,
+        };
+        let (host, endpoints) = Host::bind(
+            settings,
+            dir,
+            waker.clone(),
+            intake.clone(),
+            Arc::clone(&orders),
+        )?;
+        let thread = std::thread::Builder::new()
+            .name("ventilator".to_owned())
+            .spawn(move || host.run())
+            .map_err(|error| Error::system("cannot start the ventilator's thread", error))?;
+        Ok(Ventilator {
+            intake,
+            orders,
+            waker,
+            thread: Some(thread),
+            endpoints,
+            run,
+            scratch: std::sync::Mutex::default(),
+            tasks: PhantomData,
+        })
+    }
+}
+
+impl<T: Payload> Ventilator<T> {
+    /// A ventilator that listens at `endpoint`.
+    ///
+    /// # Errors
+    /// As [`VentilatorBuilder::start`].
+    pub fn bind(endpoint: &str) -> Result<Self> {
+        Ventilator::<()>::builder(endpoint).start()
+    }
+
+    /// Puts a task; waits while enough are under way. Tasks are numbered from 1 in the order in which they are put.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when the run was stopped or gave up ([`finish`](Self::finish) says why); [`Error::Encoding`].
+    pub fn put(&self, task: T) -> Result<()> {
+        let body = {
+            let mut scratch = self
+                .scratch
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            task.into_body(&mut scratch).map_err(|why| Error::Encoding {
+                what: "a task".to_owned(),
+                why,
+            })?
+        };
+        self.intake
+            .put(body)
+            .map_err(|_| Error::Ended("the run takes no more tasks".to_owned()))
+    }
+
+    /// There are no more tasks: waits until each has a result, gives every worker and the sink their pill, and ends.
+    ///
+    /// # Errors
+    /// What ended the run instead.
+    pub fn finish(mut self) -> Result<Summary> {
+        self.intake.end();
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<Summary> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(panic)) => Err(Error::Ended(format!(
+                "the ventilator's thread panicked: {}",
+                panic_text(&*panic)
+            ))),
+            None => Ok(Summary::default()),
+        }
+    }
+
+    /// Where it listens, with real ports.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The run's id.
+    #[must_use]
+    pub const fn run_id(&self) -> u64 {
+        self.run
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> VentilatorHandle {
+        VentilatorHandle {
+            orders: Arc::clone(&self.orders),
+            waker: self.waker.clone(),
+        }
+    }
+}
+
+impl Ventilator<()> {
+    /// Settings of a ventilator that listens at `endpoint`; an empty one stands for none yet.
+    #[must_use]
+    pub fn builder(endpoint: &str) -> VentilatorBuilder {
+        VentilatorBuilder {
+            endpoints: Some(endpoint.to_owned())
+                .filter(|endpoint| !endpoint.is_empty())
+                .into_iter()
+                .collect(),
+            heartbeat: Duration::from_secs(1),
+            patience: Duration::from_secs(30),
+            ports: None,
+            advertise: None,
+            insecure: false,
+            job: Vec::new(),
+            title: String::new(),
+            tries: 1,
+            private: false,
+        }
+    }
+}
+
+impl<T: Payload> Drop for Ventilator<T> {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.handle().halt(255);
+            if let Err(error) = self.join() {
+                log::warn!("{error}");
+            }
+        }
+    }
+}
+
+/// Stops a [`Ventilator`] and looks at it, from any thread.
+#[derive(Clone, Debug)]
+pub struct VentilatorHandle {
+    orders: Arc<Orders>,
+    waker: Waker,
+}
+
+impl VentilatorHandle {
+    /// Hands out no more; the run ends when what runs has ended. `cause` is the number of the signal that is the reason.
+    pub fn halt(&self, cause: u8) {
+        self.orders.halt(cause);
+        self.waker.wake();
+    }
+
+    /// Tells every worker to kill what runs.
+    pub fn kill(&self) {
+        self.orders.kill();
+        self.waker.wake();
+    }
+
+    /// How many tasks there will be in all, for progress.
+    pub fn set_total(&self, total: u64) {
+        self.orders.set_total(total);
+    }
+
+    /// What waits, runs and is done, and who is there; at most a twentieth of a second old while work goes on.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.orders.state()
+    }
+}
+
+/// Asks the ventilator at `endpoint` for its state.
+///
+/// # Errors
+/// When nobody answers within `patience`.
+pub fn status(endpoint: &str, patience: Duration, insecure: bool) -> Result<State> {
+    let endpoint: Endpoint = endpoint.parse()?;
+    check_reach(&endpoint, insecure)?;
+    let mut dial = Dial::new("status", &endpoint, patience)?;
+    let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
+    dial.greeted(frame::encode(&StatusRequest {
+        kind: kind::STATUS,
+        magic: frame::MAGIC.to_owned(),
+        version: frame::VERSION,
+    }));
+    let asked = Instant::now();
+    loop {
+        poll(&[&dial.socket], &waker, Duration::from_millis(50))?;
+        dial.read_links()?;
+        while let Some(bytes) = dial.recv() {
+            match frame::decode(&bytes) {
+                Ok(Message::State(state)) => return Ok(state),
+                Ok(Message::Refused(refused)) => {
+                    return Err(Error::Refused {
+                        who: "question",
+                        endpoint: endpoint.to_string(),
+                        why: refused.why,
+                    });
+                }
+                _ => {}
+            }
+        }
+        if asked.elapsed() > patience {
+            dial.last_heard = asked;
+            dial.tick(Duration::from_secs(1))?;
+        }
+    }
+}

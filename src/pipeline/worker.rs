@@ -1,0 +1,482 @@
+//! The worker: runs tasks.
+
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use serde::de::DeserializeOwned;
+
+use super::{Cause, check_reach, panic_text, random_id};
+use crate::error::{Error, Result};
+use crate::hub::consumer::{Assigned, Consumer, Settings, Shared};
+use crate::hub::outbox::{Finished, error_body};
+use crate::wire::endpoint::Endpoint;
+use crate::wire::payload::Payload;
+
+/// A process (or thread) that runs tasks for a ventilator.
+///
+/// [`run`](Self::run) returns when the poison pill comes. When the ventilator is lost the worker dials again until
+/// [`patience`](WorkerBuilder::patience) is at its end, and then fails with [`Error::VentilatorLost`].
+///
+/// ```no_run
+/// use procession::pipeline::Worker;
+/// let end = Worker::connect("tcp://127.0.0.1:5557")?.run(|line: String| line.len())?;
+/// println!("{} tasks", end.tasks);
+/// # Ok::<(), procession::Error>(())
+/// ```
+pub struct Worker {
+    consumer: Consumer,
+    shared: Arc<Shared>,
+    slots: u32,
+    peer: u64,
+    job: Vec<u8>,
+}
+
+/// How a [`Worker`] shall be.
+pub struct WorkerBuilder {
+    slots: u32,
+    patience: Duration,
+    insecure: bool,
+    on_kill: Option<Box<dyn Fn() + Send>>,
+    on_dial: Option<Box<dyn FnOnce(WorkerHandle) + Send>>,
+}
+
+impl WorkerBuilder {
+    /// How many tasks it runs at once (1).
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots.max(1);
+        self
+    }
+
+    /// How long to wait for a ventilator, at the start or when it is lost (30 s).
+    #[must_use]
+    pub fn patience(mut self, time: Duration) -> Self {
+        self.patience = time;
+        self
+    }
+
+    /// Allows TCP beyond this machine.
+    #[must_use]
+    pub fn insecure(mut self, allowed: bool) -> Self {
+        self.insecure = allowed;
+        self
+    }
+
+    /// Called once, from the worker's own thread, when what runs is to be killed. It must not block.
+    #[must_use]
+    pub fn on_kill(mut self, call: impl Fn() + Send + 'static) -> Self {
+        self.on_kill = Some(Box::new(call));
+        self
+    }
+
+    /// Dials, and waits for the welcome.
+    ///
+    /// # Errors
+    /// [`Error::NobodyThere`], [`Error::Refused`], or a bad endpoint.
+    pub fn connect(self, endpoint: &str) -> Result<Worker> {
+        let endpoint: Endpoint = endpoint.parse()?;
+        check_reach(&endpoint, self.insecure)?;
+        let peer = random_id()?;
+        let (consumer, shared, job) = Consumer::connect(
+            Settings {
+                endpoint,
+                peer,
+                slots: self.slots,
+                patience: self.patience,
+                on_kill: self.on_kill,
+            },
+            |shared| {
+                if let Some(call) = self.on_dial {
+                    call(WorkerHandle {
+                        shared: Arc::clone(shared),
+                    });
+                }
+            },
+        )?;
+        Ok(Worker {
+            consumer,
+            shared,
+            slots: self.slots,
+            peer,
+            job,
+        })
+    }
+
+    /// Called with the worker's handle before it dials, so that a wait for a ventilator can be broken off.
+    #[must_use]
+    pub fn on_dial(mut self, call: impl FnOnce(WorkerHandle) + Send + 'static) -> Self {
+        self.on_dial = Some(Box::new(call));
+        self
+    }
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerEnd {
+    /// Tasks that ran here.
+    pub tasks: u64,
+    /// The pill's words: why the run ended. `None`: there was no pill, the worker was told to leave.
+    pub cause: Option<Cause>,
+}
+
+impl Worker {
+    /// A worker with one slot.
+    ///
+    /// # Errors
+    /// As [`WorkerBuilder::connect`].
+    pub fn connect(endpoint: &str) -> Result<Self> {
+        Self::builder().connect(endpoint)
+    }
+
+    /// Settings of a worker.
+    #[must_use]
+    pub fn builder() -> WorkerBuilder {
+        WorkerBuilder {
+            slots: 1,
+            patience: Duration::from_secs(30),
+            insecure: false,
+            on_kill: None,
+            on_dial: None,
+        }
+    }
+
+    /// This worker's id, which is random.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.peer
+    }
+
+    /// How many tasks it runs at once.
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// What the ventilator's program said about the run.
+    ///
+    /// # Errors
+    /// When it said something else than a `J`.
+    pub fn job<J: DeserializeOwned>(&self) -> Result<J> {
+        rmp_serde::from_slice(&self.job).map_err(|error| Error::Encoding {
+            what: "the run's job".to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> WorkerHandle {
+        WorkerHandle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Runs `function` for each task, in every slot, until the pill. A panic becomes that task's error, with its message.
+    ///
+    /// # Errors
+    /// [`Error::VentilatorLost`].
+    pub fn run<T: Payload, R: Payload>(self, function: impl Fn(T) -> R + Sync) -> Result<WorkerEnd> {
+        self.serve(|mut slot: Slot<T, R>| slot.run(&function))
+    }
+
+    /// As [`run`](Self::run), for a function that may fail: an error becomes that task's, and the task is tried again when it has
+    /// [tries](super::VentilatorBuilder::tries) left.
+    ///
+    /// # Errors
+    /// [`Error::VentilatorLost`].
+    pub fn try_run<T: Payload, R: Payload, E: std::fmt::Display>(
+        self,
+        function: impl Fn(T) -> std::result::Result<R, E> + Sync,
+    ) -> Result<WorkerEnd> {
+        self.serve(|mut slot: Slot<T, R>| {
+            while let Some(lease) = slot.get() {
+                let answer = match catch_unwind(AssertUnwindSafe(|| match lease.task() {
+                    Ok(task) => function(task).map_err(|error| error.to_string()),
+                    Err(why) => Err(why),
+                })) {
+                    Ok(Ok(value)) => Answer::done(value),
+                    Ok(Err(text)) => Answer::failed(text),
+                    Err(panic) => Answer::failed(panic_text(&*panic)),
+                };
+                slot.finish(lease, answer);
+            }
+        })
+    }
+
+    /// Calls `slot` in a thread for each slot; it takes tasks and answers them as it likes.
+    ///
+    /// # Errors
+    /// [`Error::VentilatorLost`].
+    pub fn serve<T: Payload, R: Payload>(
+        self,
+        slot: impl Fn(Slot<T, R>) + Sync,
+    ) -> Result<WorkerEnd> {
+        let shared = &self.shared;
+        let consumer = self.consumer;
+        let ended = thread::scope(|scope| {
+            let mut slots = Vec::new();
+            for number in 1..=self.slots {
+                let slot = &slot;
+                let mine = Slot {
+                    shared: Arc::clone(shared),
+                    number,
+                    scratch: BytesMut::new(),
+                    types: PhantomData,
+                };
+                let spawned = thread::Builder::new()
+                    .name(format!("slot-{number}"))
+                    .spawn_scoped(scope, move || slot(mine));
+                match spawned {
+                    Ok(handle) => slots.push(handle),
+                    Err(error) if number == 1 => {
+                        return Err(Error::system("cannot start a slot's thread", error));
+                    }
+                    Err(error) => {
+                        log::warn!("cannot start more than {} slots: {error}", number - 1);
+                        break;
+                    }
+                }
+            }
+            let ended = consumer.run();
+            for slot in slots {
+                if let Err(panic) = slot.join() {
+                    log::error!("a slot's thread panicked: {}", panic_text(&*panic));
+                }
+            }
+            ended
+        })?;
+        Ok(WorkerEnd {
+            tasks: self.shared.ran(),
+            cause: ended.pill.filter(|pill| pill.run != 0).map(|pill| Cause::from_number(pill.cause)),
+        })
+    }
+}
+
+/// Stops a [`Worker`] from any thread.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle {
+    shared: Arc<Shared>,
+}
+
+impl WorkerHandle {
+    /// Starts no more, gives back what has not started, finishes what runs, and leaves.
+    pub fn leave(&self) {
+        self.shared.leave();
+    }
+
+    /// As [`leave`](Self::leave), and calls [`on_kill`](WorkerBuilder::on_kill).
+    pub fn kill(&self) {
+        self.shared.kill();
+    }
+
+    /// How many tasks have run here.
+    #[must_use]
+    pub fn ran(&self) -> u64 {
+        self.shared.ran()
+    }
+}
+
+/// One of the places in which a worker runs tasks.
+pub struct Slot<T: Payload, R: Payload> {
+    shared: Arc<Shared>,
+    number: u32,
+    scratch: BytesMut,
+    types: PhantomData<fn(T) -> R>,
+}
+
+/// A task that a slot holds. It must be given back with [`Slot::finish`].
+#[derive(Debug)]
+#[must_use = "a lease that is not finished is held until this process ends"]
+pub struct Lease<T> {
+    assigned: Assigned,
+    since: Instant,
+    task: PhantomData<fn() -> T>,
+}
+
+impl<T: Payload> Lease<T> {
+    /// The task's number.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.assigned.id
+    }
+
+    /// The attempt, from 1.
+    #[must_use]
+    pub const fn attempt(&self) -> u32 {
+        self.assigned.attempt
+    }
+
+    /// How many tries are left should this one fail.
+    #[must_use]
+    pub const fn tries_left(&self) -> u32 {
+        self.assigned.tries_left
+    }
+
+    /// The task.
+    ///
+    /// # Errors
+    /// A text that says why its bytes are not a `T`.
+    pub fn task(&self) -> std::result::Result<T, String> {
+        T::from_body(self.assigned.body.clone())
+    }
+}
+
+/// What came of a task.
+#[derive(Debug)]
+pub struct Answer<R> {
+    /// The result, or the text of an error that stands for it.
+    pub value: std::result::Result<R, String>,
+    /// Exit status: 0 is success.
+    pub exit: i32,
+    /// The signal that ended it; 0 for none.
+    pub signal: i32,
+}
+
+impl<R> Answer<R> {
+    /// Success.
+    #[must_use]
+    pub const fn done(value: R) -> Self {
+        Self {
+            value: Ok(value),
+            exit: 0,
+            signal: 0,
+        }
+    }
+
+    /// A failure without a result.
+    #[must_use]
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self {
+            value: Err(text.into()),
+            exit: 1,
+            signal: 0,
+        }
+    }
+}
+
+impl<T: Payload, R: Payload> Slot<T, R> {
+    /// The slot's number, from 1.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The next task; waits for it. `None` when there will be none.
+    pub fn get(&mut self) -> Option<Lease<T>> {
+        self.get_many(1)?.pop()
+    }
+
+    /// Up to `most` tasks; waits for the first. `None` when there will be none.
+    pub fn get_many(&mut self, most: usize) -> Option<Vec<Lease<T>>> {
+        Some(leases(self.shared.take(most, None)?))
+    }
+
+    /// Up to `most` tasks; empty when none came before `deadline`, `None` when there will be none.
+    pub fn get_many_until(&mut self, most: usize, deadline: Instant) -> Option<Vec<Lease<T>>> {
+        Some(leases(self.shared.take(most, Some(deadline))?))
+    }
+
+    /// Whether what runs is to be killed.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        self.shared.is_killed()
+    }
+
+    /// Gives a task back with its answer. A failure is tried again, here or elsewhere, when tries are left.
+    pub fn finish(&mut self, lease: Lease<T>, answer: Answer<R>) {
+        let finished = self.finished(lease, answer, Instant::now());
+        self.shared.finish([finished]);
+    }
+
+    /// Gives several tasks back at once.
+    pub fn finish_many(&mut self, answers: impl IntoIterator<Item = (Lease<T>, Answer<R>)>) {
+        let now = Instant::now();
+        let finished: Vec<_> = answers
+            .into_iter()
+            .map(|(lease, answer)| self.finished(lease, answer, now))
+            .collect();
+        self.shared.finish(finished);
+    }
+
+    fn finished(&mut self, lease: Lease<T>, answer: Answer<R>, now: Instant) -> (Finished, u32) {
+        let Answer {
+            value,
+            mut exit,
+            signal,
+        } = answer;
+        let encoded = value.and_then(|value| value.into_body(&mut self.scratch));
+        let error = encoded.is_err();
+        let body = encoded.unwrap_or_else(|text| {
+            if exit == 0 && signal == 0 {
+                exit = 1;
+            }
+            error_body(text)
+        });
+        let Assigned {
+            id,
+            attempt,
+            tries_left,
+            ..
+        } = lease.assigned;
+        let finished = Finished {
+            id,
+            attempt,
+            exit,
+            signal,
+            micros: now.duration_since(lease.since).as_micros() as u64,
+            body,
+            error,
+        };
+        (finished, tries_left)
+    }
+
+    /// The loop of [`Worker::run`]: tasks in groups of about a millisecond.
+    fn run(&mut self, function: &impl Fn(T) -> R) {
+        while let Some(assigned) = self.shared.take(self.shared.grain(), None) {
+            let mut finished = Vec::with_capacity(assigned.len());
+            let mut since = Instant::now();
+            let mut group = since;
+            for assigned in assigned {
+                let lease = Lease {
+                    assigned,
+                    since,
+                    task: PhantomData::<fn() -> T>,
+                };
+                let answer = match catch_unwind(AssertUnwindSafe(|| lease.task().map(function))) {
+                    Ok(Ok(value)) => Answer::done(value),
+                    Ok(Err(text)) => Answer::failed(text),
+                    Err(panic) => Answer::failed(panic_text(&*panic)),
+                };
+                let now = Instant::now();
+                finished.push(self.finished(lease, answer, now));
+                since = now;
+                // A group that turns out to be long gives its results early.
+                if now.duration_since(group) > GROUP {
+                    group = now;
+                    self.shared.finish(finished.drain(..));
+                }
+            }
+            self.shared.finish(finished);
+        }
+    }
+}
+
+/// Results of a group are held back no longer than this.
+const GROUP: Duration = Duration::from_millis(5);
+
+fn leases<T>(assigned: Vec<Assigned>) -> Vec<Lease<T>> {
+    let since = Instant::now();
+    assigned
+        .into_iter()
+        .map(|assigned| Lease {
+            assigned,
+            since,
+            task: PhantomData,
+        })
+        .collect()
+}

@@ -1,0 +1,21 @@
+//! What goes over the wire, from meaning to bytes.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`payload`] | a user's value ⇄ the bytes of a task or result |
+//! | [`body`] | those bytes, in memory or in a temporary file |
+//! | [`frame`] | every message of the protocol ⇄ one MessagePack frame (pure; docs/protocol.md) |
+//! | [`id_set`] | sets of task ids as ranges |
+//! | [`endpoint`] | `tcp://`, `ipc://`, `inproc://`: parsed and judged |
+//! | [`runtime_dir`] | the private directory for sockets |
+//! | `socket` | the only user of the `zmq` crate |
+//! | `wake` | how another thread interrupts an event loop |
+
+pub mod body;
+pub mod endpoint;
+pub mod frame;
+pub mod id_set;
+pub mod payload;
+pub mod runtime_dir;
+pub(crate) mod socket;
+pub(crate) mod wake;

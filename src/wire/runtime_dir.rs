@@ -1,0 +1,82 @@
+//! The private directory for Unix sockets: mode 0700, one for each user, one folder below it for each run or sink.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::wire::endpoint::LONGEST_IPC_PATH;
+
+/// This user's directory: `$XDG_RUNTIME_DIR/procession`, or `/tmp/procession-UID`. Made when it is not there.
+///
+/// # Errors
+/// When it cannot be made, belongs to another user, or is open to others.
+pub fn base() -> Result<PathBuf, Error> {
+    let uid = rustix::process::getuid().as_raw();
+    let chosen = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        // A socket's path may have 107 bytes, and about forty come behind this.
+        .filter(|dir| dir.is_absolute() && dir.as_os_str().len() < LONGEST_IPC_PATH - 50 && dir.is_dir())
+        .map_or_else(
+            || PathBuf::from(format!("/tmp/procession-{uid}")),
+            |dir| dir.join("procession"),
+        );
+    make_private(&chosen, uid).map_err(|source| Error::PrivateDirectory {
+        path: chosen.clone(),
+        source,
+    })?;
+    Ok(chosen)
+}
+
+fn make_private(path: &Path, uid: u32) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    // Not followed: a link here is somebody's trap.
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() || found.uid() != uid {
+        return Err(io::Error::other("it is not a directory of this user's"));
+    }
+    if found.mode() & 0o077 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// A folder below [`base`] for one run or sink, removed with all in it when dropped.
+#[derive(Debug)]
+pub struct RuntimeDir {
+    path: PathBuf,
+}
+
+impl RuntimeDir {
+    /// Makes `name` below [`base`].
+    ///
+    /// # Errors
+    /// As [`base`].
+    pub fn create(name: &str) -> Result<Self, Error> {
+        let path = base()?.join(name);
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|source| Error::PrivateDirectory {
+                path: path.clone(),
+                source,
+            })?;
+        Ok(Self { path })
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RuntimeDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}

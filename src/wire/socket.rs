@@ -1,0 +1,449 @@
+//! ZeroMQ sockets as the event loops use them: never blocking in a send, never lingering for ever, bounded frames. This file
+//! is the only user of the `zmq` crate, so that another binding can take its place.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::wire::endpoint::Endpoint;
+use crate::wire::frame::MAX_FRAME;
+use crate::wire::wake::Waker;
+
+/// The process's one context: `inproc://` endpoints meet in it. It is never torn down, because that would wait for sockets;
+/// what must arrive is acknowledged by the protocol before its socket is dropped.
+fn context() -> &'static zmq::Context {
+    static CONTEXT: OnceLock<zmq::Context> = OnceLock::new();
+    CONTEXT.get_or_init(|| {
+        raise_file_limit();
+        zmq::Context::new()
+    })
+}
+
+/// A lane costs about five descriptors, and the usual soft limit of 1,024 ends at some two hundred workers.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            log::debug!("cannot raise the limit of open files: {error}");
+        }
+    }
+}
+
+/// Whether the libzmq that was built can encrypt.
+pub(crate) fn has_curve() -> bool {
+    zmq::has("curve").unwrap_or(false)
+}
+
+/// libzmq's version.
+pub(crate) fn zmq_version() -> (i32, i32, i32) {
+    zmq::version()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Router,
+    Dealer,
+    Push,
+    Pull,
+}
+
+/// What happened to a socket's connections, as its monitor tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LinkEvent {
+    /// A peer is there and speaks ZMTP.
+    Up,
+    /// A peer is gone: the kernel closed the connection.
+    Down,
+    /// An attempt to connect failed; ZeroMQ tries again, or not, as the socket was told.
+    Failed(String),
+    /// Somebody answers there who does not speak our protocol.
+    Foreign(String),
+}
+
+pub(crate) struct Socket {
+    inner: zmq::Socket,
+    monitor: Option<zmq::Socket>,
+    /// Locks and paths of `ipc` endpoints bound here; removed when it is dropped.
+    bound: Vec<BoundPath>,
+}
+
+struct BoundPath {
+    path: PathBuf,
+    lock: Option<(File, PathBuf)>,
+}
+
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        if let Some((_held, path)) = &self.lock {
+            // Removed while held, so that nobody locks a file that is no longer there.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Socket {
+    pub(crate) fn new(kind: Kind) -> Result<Self> {
+        let failed = |error: zmq::Error| Error::system("cannot make a ZeroMQ socket", to_io(error));
+        let inner = context()
+            .socket(match kind {
+                Kind::Router => zmq::ROUTER,
+                Kind::Dealer => zmq::DEALER,
+                Kind::Push => zmq::PUSH,
+                Kind::Pull => zmq::PULL,
+            })
+            .map_err(|error| match error {
+                zmq::Error::EMFILE => Error::system(
+                    "cannot make a ZeroMQ socket: this process has as many files or sockets open as it may (see ulimit -n)",
+                    to_io(error),
+                ),
+                other => failed(other),
+            })?;
+        // What is under way is bounded by credit, in tasks and bytes; a high-water mark would only make a ROUTER drop
+        // messages in silence.
+        inner.set_sndhwm(0).map_err(failed)?;
+        inner.set_rcvhwm(0).map_err(failed)?;
+        inner.set_linger(0).map_err(failed)?;
+        inner.set_maxmsgsize(MAX_FRAME as i64).map_err(failed)?;
+        inner.set_ipv6(true).map_err(failed)?;
+        inner.set_handshake_ivl(5_000).map_err(failed)?;
+        inner.set_backlog(1024).map_err(failed)?;
+        // A first attempt often comes before the other side listens.
+        inner.set_reconnect_ivl(20).map_err(failed)?;
+        inner.set_reconnect_ivl_max(500).map_err(failed)?;
+        Ok(Self {
+            inner,
+            monitor: None,
+            bound: Vec::new(),
+        })
+    }
+
+    /// Never connects again by itself once its connection is lost.
+    pub(crate) fn without_reconnect(self) -> Self {
+        let _ = self.inner.set_reconnect_ivl(-1);
+        self
+    }
+
+    /// How long dropping it may go on sending in the background.
+    pub(crate) fn set_linger(&self, time: Duration) {
+        let _ = self
+            .inner
+            .set_linger(i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
+    }
+
+    /// Tells of connections from now on.
+    pub(crate) fn monitored(mut self) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("inproc://monitor-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let failed = |error| Error::system("cannot watch a ZeroMQ socket", to_io(error));
+        let events = zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw()
+            | zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL.to_raw()
+            | zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL.to_raw()
+            | zmq::SocketEvent::HANDSHAKE_FAILED_AUTH.to_raw()
+            | zmq::SocketEvent::DISCONNECTED.to_raw()
+            | zmq::SocketEvent::CLOSED.to_raw();
+        self.inner
+            .monitor(&name, i32::from(events))
+            .map_err(failed)?;
+        let monitor = context().socket(zmq::PAIR).map_err(failed)?;
+        monitor.set_linger(0).map_err(failed)?;
+        monitor.connect(&name).map_err(failed)?;
+        self.monitor = Some(monitor);
+        Ok(self)
+    }
+
+    /// What happened since it was asked last.
+    pub(crate) fn link_events(&self) -> Vec<LinkEvent> {
+        let mut events = Vec::new();
+        let Some(monitor) = &self.monitor else {
+            return events;
+        };
+        while let Ok(parts) = monitor.recv_multipart(zmq::DONTWAIT) {
+            let Some(head) = parts.first().filter(|head| head.len() >= 6) else {
+                continue;
+            };
+            let event = zmq::SocketEvent::from_raw(u16::from_ne_bytes([head[0], head[1]]));
+            let value = i32::from_ne_bytes([head[2], head[3], head[4], head[5]]);
+            events.push(match event {
+                zmq::SocketEvent::HANDSHAKE_SUCCEEDED => LinkEvent::Up,
+                zmq::SocketEvent::DISCONNECTED => LinkEvent::Down,
+                zmq::SocketEvent::CLOSED => {
+                    LinkEvent::Failed(io::Error::from_raw_os_error(value).to_string())
+                }
+                zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL => LinkEvent::Foreign(
+                    "what listens there does not speak ZeroMQ's protocol, or is a socket of another type"
+                        .to_owned(),
+                ),
+                zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL => LinkEvent::Foreign(
+                    "what listens there does not answer as ZeroMQ does".to_owned(),
+                ),
+                zmq::SocketEvent::HANDSHAKE_FAILED_AUTH => {
+                    LinkEvent::Foreign("authentication failed".to_owned())
+                }
+                _ => continue,
+            });
+        }
+        events
+    }
+
+    /// Listens at `endpoint`; returns it with its real port.
+    pub(crate) fn bind(&mut self, endpoint: &Endpoint) -> Result<Endpoint> {
+        let failed = |why: String| Error::Bind {
+            endpoint: endpoint.to_string(),
+            why,
+        };
+        let guard = match endpoint {
+            Endpoint::Ipc(path) => Some(lock_path(path).map_err(failed)?),
+            _ => None,
+        };
+        self.inner
+            .bind(&endpoint.to_bind())
+            .map_err(|error| failed(bind_advice(error, endpoint)))?;
+        if let Some(guard) = guard {
+            // Nobody but this user; the directory is private anyway where the path is ours.
+            let _ = std::fs::set_permissions(&guard.path, std::fs::Permissions::from_mode(0o600));
+            self.bound.push(guard);
+        }
+        let last = match self.inner.get_last_endpoint() {
+            Ok(Ok(last)) => last,
+            _ => return Ok(endpoint.clone()),
+        };
+        match (endpoint, last.parse::<Endpoint>()) {
+            (Endpoint::Tcp { host, .. }, Ok(Endpoint::Tcp { port, .. })) => Ok(Endpoint::Tcp {
+                host: host.clone(),
+                port,
+            }),
+            _ => Ok(endpoint.clone()),
+        }
+    }
+
+    /// Listens at the first free port of `ports`, or at any when there is no range.
+    pub(crate) fn bind_in(&mut self, host: &str, ports: Option<(u16, u16)>) -> Result<Endpoint> {
+        let at = |port| Endpoint::Tcp {
+            host: host.to_owned(),
+            port,
+        };
+        let Some((first, last)) = ports else {
+            return self.bind(&at(0));
+        };
+        for port in first..=last {
+            match self.inner.bind(&at(port).to_bind()) {
+                Ok(()) => return Ok(at(port)),
+                Err(zmq::Error::EADDRINUSE) => {}
+                Err(error) => {
+                    return Err(Error::Bind {
+                        endpoint: at(port).to_string(),
+                        why: bind_advice(error, &at(port)),
+                    });
+                }
+            }
+        }
+        Err(Error::Bind {
+            endpoint: format!("tcp://{host}:{first}-{last}"),
+            why: "every port of --lane-ports is in use; give a wider range".to_owned(),
+        })
+    }
+
+    /// Stops listening at an endpoint that it was bound to; connections stay.
+    pub(crate) fn unbind(&mut self, endpoint: &Endpoint) {
+        let _ = self.inner.unbind(&endpoint.to_bind());
+        if let Some(path) = endpoint.path() {
+            self.bound.retain(|bound| bound.path != path);
+        }
+    }
+
+    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Result<()> {
+        self.inner
+            .connect(&endpoint.to_string())
+            .map_err(|error| Error::Connect {
+                endpoint: endpoint.to_string(),
+                why: match error {
+                    zmq::Error::EINVAL => "the name is not known".to_owned(),
+                    zmq::Error::ECONNREFUSED => "nobody listens there in this process".to_owned(),
+                    other => other.message().to_owned(),
+                },
+            })
+    }
+
+    /// Sends now; `false` when that is not possible now (nobody is connected).
+    pub(crate) fn send(&self, frame: Vec<u8>) -> bool {
+        self.inner.send(frame, zmq::DONTWAIT).is_ok()
+    }
+
+    /// Sends to one peer of a ROUTER; `false` when it is gone.
+    pub(crate) fn send_to(&self, to: &[u8], frame: Vec<u8>) -> bool {
+        self.inner
+            .send(to, zmq::DONTWAIT | zmq::SNDMORE)
+            .and_then(|()| self.inner.send(frame, zmq::DONTWAIT))
+            .is_ok()
+    }
+
+    /// The next frame, if one is there.
+    pub(crate) fn recv(&self) -> Option<Bytes> {
+        loop {
+            let message = self.inner.recv_msg(zmq::DONTWAIT).ok()?;
+            if message.get_more() {
+                // No message of ours has several frames.
+                while self.inner.get_rcvmore().unwrap_or(false) {
+                    let _ = self.inner.recv_msg(zmq::DONTWAIT);
+                }
+                continue;
+            }
+            return Some(to_bytes(message));
+        }
+    }
+
+    /// The next frame of a ROUTER: who sent it, the address it came from, and the frame.
+    pub(crate) fn recv_from(&self) -> Option<(Vec<u8>, Option<String>, Bytes)> {
+        loop {
+            let from = self.inner.recv_bytes(zmq::DONTWAIT).ok()?;
+            let mut frame = None;
+            let mut frames = 0;
+            while self.inner.get_rcvmore().unwrap_or(false) {
+                frame = self.inner.recv_msg(zmq::DONTWAIT).ok();
+                frames += 1;
+            }
+            if let (Some(mut message), 1) = (frame, frames) {
+                let address = message.gets("Peer-Address").map(str::to_owned);
+                return Some((from, address, to_bytes(message)));
+            }
+        }
+    }
+}
+
+/// Small frames are copied, so that a slice that outlives its message keeps little; large ones are shared.
+fn to_bytes(message: zmq::Message) -> Bytes {
+    if message.len() < 1024 {
+        Bytes::copy_from_slice(&message)
+    } else {
+        Bytes::from_owner(Owned(message))
+    }
+}
+
+struct Owned(zmq::Message);
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn to_io(error: zmq::Error) -> io::Error {
+    match error.to_raw() {
+        raw if raw > 0 && raw < 4096 => io::Error::from_raw_os_error(raw),
+        _ => io::Error::other(error.message()),
+    }
+}
+
+fn bind_advice(error: zmq::Error, endpoint: &Endpoint) -> String {
+    match error {
+        zmq::Error::EADDRINUSE => {
+            "address in use; stop the program that listens there, or choose another".to_owned()
+        }
+        zmq::Error::EADDRNOTAVAIL | zmq::Error::ENODEV => format!(
+            "{} is no address of this machine",
+            endpoint.host().unwrap_or_default()
+        ),
+        zmq::Error::EACCES => "permission denied; ports below 1024 need a privilege".to_owned(),
+        zmq::Error::ENOENT => "its directory does not exist".to_owned(),
+        other => other.message().to_owned(),
+    }
+}
+
+/// libzmq takes an `ipc` path over from whoever listens there, so "in use" has to come from a lock beside it.
+fn lock_path(path: &std::path::Path) -> std::result::Result<BoundPath, String> {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock_path = PathBuf::from(lock_path);
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if !parent.is_dir() {
+            return Err(format!("{} is not a directory", parent.display()));
+        }
+    }
+    for _ in 0..16 {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(|error| format!("{}: {error}", lock_path.display()))?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(
+                    "address in use; stop the program that listens there, or choose another path"
+                        .to_owned(),
+                );
+            }
+            Err(error) => return Err(format!("{}: {error}", lock_path.display())),
+        }
+        // Its last holder may have removed it between our opening and our locking.
+        use std::os::unix::fs::MetadataExt;
+        let same = match (file.metadata(), std::fs::metadata(&lock_path)) {
+            (Ok(ours), Ok(there)) => ours.ino() == there.ino() && ours.dev() == there.dev(),
+            _ => false,
+        };
+        if !same {
+            continue;
+        }
+        if let Ok(there) = std::fs::symlink_metadata(path) {
+            use std::os::unix::fs::FileTypeExt;
+            if !there.file_type().is_socket() {
+                return Err("there is a file of that name that is not a socket".to_owned());
+            }
+        }
+        return Ok(BoundPath {
+            path: path.to_owned(),
+            lock: Some((file, lock_path)),
+        });
+    }
+    Err("address in use".to_owned())
+}
+
+/// Waits until one of the sockets has something to read, `waker` was woken, or `timeout` has passed; the answer has, for each
+/// socket, whether it has a message, and whether its monitor has.
+pub(crate) fn poll(
+    sockets: &[&Socket],
+    waker: &Waker,
+    timeout: Duration,
+) -> Result<Vec<(bool, bool)>> {
+    let mut items = Vec::with_capacity(sockets.len() * 2 + 1);
+    items.push(zmq::PollItem::from_fd(waker.raw_fd(), zmq::POLLIN));
+    for socket in sockets {
+        items.push(socket.inner.as_poll_item(zmq::POLLIN));
+        if let Some(monitor) = &socket.monitor {
+            items.push(monitor.as_poll_item(zmq::POLLIN));
+        }
+    }
+    // Rounded up, or a deadline less than a millisecond away would be polled for without sleeping.
+    let millis = timeout.as_nanos().div_ceil(1_000_000);
+    match zmq::poll(&mut items, i64::try_from(millis).unwrap_or(i64::MAX)) {
+        Ok(_) | Err(zmq::Error::EINTR) => {}
+        Err(error) => return Err(Error::system("cannot wait for messages", to_io(error))),
+    }
+    if items[0].is_readable() {
+        waker.hear();
+    }
+    let mut at = 1;
+    let mut ready = Vec::with_capacity(sockets.len());
+    for socket in sockets {
+        let readable = items[at].is_readable();
+        at += 1;
+        let watched = socket.monitor.is_some() && {
+            at += 1;
+            items[at - 1].is_readable()
+        };
+        ready.push((readable, watched));
+    }
+    Ok(ready)
+}

@@ -1,0 +1,34 @@
+//! Compiles libzmq with CURVE, from the sources in `zeromq-src`, against the libsodium that
+//! `libsodium-sys-stable` compiled. A libzmq or libsodium of the system is never used.
+
+use std::{env, process};
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let folder = |variable: &str| {
+        env::var(variable).ok().filter(|path| !path.is_empty()).unwrap_or_else(|| {
+            eprintln!(
+                "zmq-sys: {variable} is not set: libsodium was not compiled by libsodium-sys-stable; \
+                 unset SODIUM_LIB_DIR and SODIUM_USE_PKG_CONFIG and build again"
+            );
+            process::exit(1)
+        })
+    };
+    let libsodium =
+        zeromq_src::LibLocation::new(folder("DEP_SODIUM_LIB"), folder("DEP_SODIUM_INCLUDE"));
+
+    // SAFETY: this process has one thread.
+    unsafe {
+        // libzmq is on the path of every message: optimised in each profile, also in tests.
+        env::set_var("OPT_LEVEL", "2");
+        // Without its debug information, which is many times its code.
+        env::set_var("DEBUG", "false");
+        // Its warnings are not ours to mend, and cargo would print each of them.
+        for flags in ["CFLAGS", "CXXFLAGS"] {
+            env::set_var(flags, format!("{} -w", env::var(flags).unwrap_or_default()));
+        }
+    }
+    zeromq_src::Build::new()
+        .with_libsodium(Some(libsodium))
+        .build();
+}
