@@ -359,6 +359,17 @@ impl Header<'_> {
     }
 }
 
+impl crate::Payload for CommandResult {
+    fn into_body(self, _: &mut bytes::BytesMut) -> Result<Body, String> {
+        self.to_body()
+            .map_err(|error| format!("cannot keep the output: {error}"))
+    }
+
+    fn from_body(body: Body) -> Result<Self, String> {
+        Self::from_body(&body).map_err(|error| error.to_string())
+    }
+}
+
 #[cfg(test)]
 #[path = "result_tests.rs"]
 mod tests;

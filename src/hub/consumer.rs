@@ -75,6 +75,21 @@ struct Inbox {
     consumed: u64,
     lane: u32,
     waiting_slots: u32,
+    /// The ventilator has nothing more for now: what is here is the last, unless somebody dies.
+    last: bool,
+}
+
+/// What a slot wants of the inbox.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    /// So many tasks at most.
+    pub(crate) tasks: usize,
+    /// Of so many bytes in all, but at least one task.
+    pub(crate) bytes: u64,
+    /// Waits no longer than this for the first.
+    pub(crate) deadline: Option<Instant>,
+    /// Nor when there are no more for now.
+    pub(crate) until_last: bool,
 }
 
 #[derive(Debug, Default)]
@@ -92,14 +107,25 @@ impl Shared {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Up to `most` tasks for one slot; waits for the first until `deadline`. Empty: the deadline came. `None`: no more will.
-    pub(crate) fn take(&self, most: usize, deadline: Option<Instant>) -> Option<Vec<Assigned>> {
+    /// Tasks for one slot. Empty: the time for waiting is over. `None`: no more will come.
+    pub(crate) fn take(&self, want: Want) -> Option<Vec<Assigned>> {
         let mut inbox = self.inbox();
         loop {
             if !inbox.tasks.is_empty() {
                 // The others of us have slots too.
                 let fair = inbox.tasks.len().div_ceil(self.slots as usize);
-                let count = most.min(fair).max(1).min(inbox.tasks.len());
+                let most = want.tasks.min(fair).max(1);
+                let mut bytes = 0;
+                let count = inbox
+                    .tasks
+                    .iter()
+                    .take(most)
+                    .take_while(|task| {
+                        bytes += task.body.len();
+                        bytes <= want.bytes
+                    })
+                    .count()
+                    .max(1);
                 let taken: Vec<Assigned> = inbox.tasks.drain(..count).collect();
                 for task in &taken {
                     if task.lane == inbox.lane {
@@ -116,8 +142,11 @@ impl Shared {
             if inbox.ended {
                 return None;
             }
+            if want.until_last && inbox.last {
+                return Some(Vec::new());
+            }
             inbox.waiting_slots += 1;
-            inbox = match deadline {
+            inbox = match want.deadline {
                 None => self.ready.wait(inbox).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
@@ -528,9 +557,12 @@ impl Consumer {
         let mut pill = None;
         let mut fresh = Vec::new();
         let mut broken = Vec::new();
+        let mut last = false;
         while let Some(bytes) = lane.socket.recv() {
             match frame::decode(&bytes) {
+                Ok(Message::Last(end)) if end.run == self.run => last = true,
                 Ok(Message::Tasks(tasks)) if tasks.run == self.run => {
+                    last = false;
                     for entry in tasks.entries {
                         lane.received += 1;
                         let key = (entry.id, entry.attempt);
@@ -589,6 +621,7 @@ impl Consumer {
                 self.send_returned(back);
             } else {
                 let mut inbox = self.shared.inbox();
+                inbox.last = last;
                 inbox.tasks.extend(fresh);
                 let (tasks, waiting) = (inbox.tasks.len(), inbox.waiting_slots);
                 drop(inbox);
@@ -598,6 +631,10 @@ impl Consumer {
                     _ => (0..tasks).for_each(|_| self.shared.ready.notify_one()),
                 }
             }
+        }
+        if last {
+            self.shared.inbox().last = true;
+            self.shared.ready.notify_all();
         }
         if let Some(pill) = pill {
             self.on_pill(pill);

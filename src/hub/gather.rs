@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     kept: Mutex<KeptBox>,
     waker: Waker,
     leave: AtomicBool,
+    /// Why the run shall end with us; empty: it need not.
+    why: Mutex<String>,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +142,11 @@ impl Shared {
         self.waker.wake();
     }
 
+    pub(crate) fn leave_because(&self, why: &str) {
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why.to_owned();
+        self.leave();
+    }
+
     pub(crate) fn leave(&self) {
         self.leave.store(true, Ordering::Release);
         self.waker.wake();
@@ -151,6 +158,7 @@ pub(crate) struct Settings {
     pub(crate) endpoint: Endpoint,
     /// Where to gather results, beyond what follows from `endpoint`.
     pub(crate) bind: Option<Endpoint>,
+    pub(crate) tcp_host: Option<String>,
     pub(crate) ports: Option<(u16, u16)>,
     pub(crate) peer: PeerId,
     pub(crate) patience: Duration,
@@ -192,7 +200,10 @@ pub(crate) struct Gather {
 
 impl Gather {
     /// Dials, says hello, and waits for the welcome.
-    pub(crate) fn connect(settings: Settings) -> Result<(Self, Arc<Shared>, Option<Joined>)> {
+    pub(crate) fn connect(
+        settings: Settings,
+        before_dialling: impl FnOnce(&Arc<Shared>),
+    ) -> Result<(Self, Arc<Shared>, Option<Joined>)> {
         let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -200,9 +211,11 @@ impl Gather {
             kept: Mutex::default(),
             waker,
             leave: AtomicBool::new(false),
+            why: Mutex::default(),
         });
         let mut results = Socket::new(Kind::Pull)?;
         let (endpoints, dir) = bind_results(&mut results, &settings)?;
+        before_dialling(&shared);
         let mut gather = Self {
             dial: Dial::new("sink", &settings.endpoint, settings.patience)?,
             shared: Arc::clone(&shared),
@@ -325,7 +338,12 @@ impl Gather {
         let goodbye = Goodbye {
             kind: kind::GOODBYE,
             run: self.run,
-            why: String::new(),
+            why: self
+                .shared
+                .why
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         };
         self.dial.socket.send(frame::encode(&goodbye));
     }
@@ -607,6 +625,10 @@ fn bind_results(results: &mut Socket, settings: &Settings) -> Result<(Vec<String
     let mut endpoints = Vec::new();
     if let Some(bind) = &settings.bind {
         endpoints.push(results.bind(bind)?.to_string());
+    }
+    if let Some(host) = &settings.tcp_host {
+        let bound = results.bind_in(host, settings.ports)?;
+        endpoints.push(bound.with_any_host().to_string());
     }
     let name = format!("s{:x}", settings.peer);
     match &settings.endpoint {

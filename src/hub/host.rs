@@ -28,6 +28,8 @@ use crate::wire::wake::Waker;
 pub(crate) const MISSED: u32 = 3;
 /// What all workers together may have under way to the sink, in bytes.
 const SINK_BUDGET: u64 = 16 << 20;
+/// The cause of a run whose output was closed: the number of SIGPIPE.
+pub(crate) const OUTPUT_CLOSED: u8 = 13;
 /// How many messages are read from one socket before the others have their turn.
 const TURN: usize = 256;
 
@@ -144,6 +146,8 @@ pub(crate) struct Host {
     closing: Option<Instant>,
     cause: u8,
     killed: bool,
+    /// There will be no sink any more: what is leased need not be waited for.
+    abandoned: bool,
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
@@ -184,6 +188,7 @@ impl Host {
                 closing: None,
                 cause: 0,
                 killed: false,
+                abandoned: false,
                 alone_since: now,
                 sinkless_since: now,
                 error: None,
@@ -273,7 +278,9 @@ impl Host {
     // ---- the end ----
 
     fn is_finished(&mut self, now: Instant) -> bool {
-        if self.closing.is_none() && (self.ledger.is_over() || self.error.is_some()) {
+        if self.closing.is_none()
+            && (self.ledger.is_over() || self.error.is_some() || self.abandoned)
+        {
             self.closing = Some(now);
             self.intake.close();
             self.pill_all();
@@ -414,10 +421,20 @@ impl Host {
         if let Some(sink) = &mut self.sink {
             if sink.route == route {
                 sink.last_heard = Instant::now();
-                if let Message::Goodbye(_) = message {
+                if let Message::Goodbye(goodbye) = message {
                     sink.goodbye = true;
                     if self.closing.is_none() {
-                        self.sink_gone("said goodbye");
+                        self.read_acks();
+                        if goodbye.why.is_empty() {
+                            self.sink_gone("said goodbye");
+                        } else {
+                            // Nobody will read what is still to come.
+                            log::info!("the sink ends the run: {}", goodbye.why);
+                            self.orders.halt(OUTPUT_CLOSED);
+                            self.orders.kill();
+                            self.sink_gone("has closed");
+                            self.abandoned = true;
+                        }
                     }
                 }
                 return;
@@ -721,9 +738,9 @@ impl Host {
 
     fn sink_gone(&mut self, why: &str) {
         if let Some(sink) = self.sink.take() {
-            if self.closing.is_none() {
+            if self.closing.is_none() && !self.ledger.is_halted() {
                 log::warn!(
-                    "the sink (process {} on {}) {why}; results wait for another one",
+                    "the sink (process {} on {}) {why}; results wait for another",
                     sink.pid,
                     sink.host
                 );
@@ -905,9 +922,15 @@ impl Host {
     fn flush(&mut self) {
         let run = self.settings.run;
         let mut unreadable = Vec::new();
+        let no_more = self.ledger.has_ended() && self.ledger.waiting() == 0;
+        let last = self.pill(kind::LAST);
         for (&id, peer) in &mut self.peers {
             if !peer.lane.is_idle() {
                 unreadable.extend(peer.lane.flush(run, id));
+            }
+            if no_more && peer.lane.up && peer.lane.is_idle() && !peer.lane.told_last {
+                peer.lane.told_last = true;
+                peer.lane.socket.send(last.clone());
             }
             let absorbed = peer.absorbed.take();
             if absorbed.is_some() || self.ledger.has_relay(id) {

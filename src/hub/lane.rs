@@ -22,6 +22,8 @@ pub(crate) struct Lane {
     /// Its consumer is connected.
     pub(crate) up: bool,
     unbound: bool,
+    /// The consumer was told that what it has is the last for now.
+    pub(crate) told_last: bool,
     queue: VecDeque<Leased>,
     /// Bytes of parts that went out, and that may.
     bytes: u64,
@@ -73,6 +75,7 @@ impl Lane {
             transport,
             up: transport == Transport::Inproc,
             unbound: false,
+            told_last: false,
             queue: VecDeque::new(),
             bytes: 0,
             bytes_limit: 0,
@@ -107,6 +110,7 @@ impl Lane {
     }
 
     pub(crate) fn push(&mut self, id: TaskId, attempt: u32, tries_left: u32, body: Body) {
+        self.told_last = false;
         self.queue.push_back(Leased {
             id,
             attempt,

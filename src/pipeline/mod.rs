@@ -47,7 +47,7 @@ pub use crate::hub::host::Summary;
 pub use crate::wire::frame::{PeerState, State};
 pub use poison_pill::Cause;
 pub use sink::{Got, Outcome, Receipt, Sink, SinkBuilder, SinkHandle, TaskError};
-pub use ventilator::{Ventilator, VentilatorBuilder, VentilatorHandle, status};
+pub use ventilator::{Putter, Ventilator, VentilatorBuilder, VentilatorHandle, status};
 pub use worker::{Answer, Lease, Slot, Worker, WorkerBuilder, WorkerEnd, WorkerHandle};
 
 use crate::error::{Error, Result};

@@ -115,9 +115,10 @@ pub enum Got<R> {
 }
 
 /// How a [`Sink`] shall be.
-#[derive(Clone, Debug)]
 pub struct SinkBuilder {
+    on_dial: Option<Box<dyn FnOnce(SinkHandle) + Send>>,
     bind: Option<String>,
+    tcp_host: Option<String>,
     ports: Option<(u16, u16)>,
     patience: Duration,
     insecure: bool,
@@ -133,23 +134,31 @@ impl SinkBuilder {
         self
     }
 
+    /// Gathers results by TCP too, on this host's address or interface, at a port of [`lane_ports`](Self::lane_ports): a sink in the
+    /// ventilator's own process, when workers of other processes may come.
+    #[must_use]
+    pub fn gather_on(mut self, host: impl Into<String>) -> Self {
+        self.tcp_host = Some(host.into());
+        self
+    }
+
     /// The TCP ports to choose from (any free one).
     #[must_use]
-    pub const fn lane_ports(mut self, first: u16, last: u16) -> Self {
+    pub fn lane_ports(mut self, first: u16, last: u16) -> Self {
         self.ports = Some((first, last));
         self
     }
 
     /// How long to wait for a ventilator (30 s).
     #[must_use]
-    pub const fn patience(mut self, time: Duration) -> Self {
+    pub fn patience(mut self, time: Duration) -> Self {
         self.patience = time;
         self
     }
 
     /// Allows TCP beyond this machine.
     #[must_use]
-    pub const fn insecure(mut self, allowed: bool) -> Self {
+    pub fn insecure(mut self, allowed: bool) -> Self {
         self.insecure = allowed;
         self
     }
@@ -157,15 +166,22 @@ impl SinkBuilder {
     /// Gives results in the order of their tasks. What comes early waits in memory and in a temporary file, not acknowledged, and
     /// the ventilator reads no further than a window ahead of the first that is missing.
     #[must_use]
-    pub const fn keep_order(mut self, ordered: bool) -> Self {
+    pub fn keep_order(mut self, ordered: bool) -> Self {
         self.ordered = ordered;
         self
     }
 
     /// Nothing is acknowledged before the program calls [`Sink::keep`].
     #[must_use]
-    pub const fn keep_by_hand(mut self) -> Self {
+    pub fn keep_by_hand(mut self) -> Self {
         self.by_hand = true;
+        self
+    }
+
+    /// Called with the sink's handle before it dials, so that a wait for a ventilator can be broken off.
+    #[must_use]
+    pub fn on_dial(mut self, call: impl FnOnce(SinkHandle) + Send + 'static) -> Self {
+        self.on_dial = Some(Box::new(call));
         self
     }
 
@@ -184,14 +200,31 @@ impl SinkBuilder {
             }
             None => None,
         };
-        let (gather, shared, joined) = Gather::connect(Settings {
+        if let Some(host) = &self.tcp_host {
+            let on = Endpoint::Tcp {
+                host: host.clone(),
+                port: 0,
+            };
+            check_reach(&on, self.insecure)?;
+        }
+        let (gather, shared, joined) = Gather::connect(
+            Settings {
             endpoint,
             bind,
+            tcp_host: self.tcp_host,
             ports: self.ports,
             peer: random_id()?,
             patience: self.patience,
             ordered: self.ordered,
-        })?;
+            },
+            |shared| {
+                if let Some(call) = self.on_dial {
+                    call(SinkHandle {
+                        shared: Arc::clone(shared),
+                    });
+                }
+            },
+        )?;
         let joined = joined.unwrap_or_default();
         let thread = std::thread::Builder::new()
             .name("sink".to_owned())
@@ -226,7 +259,9 @@ impl Sink<()> {
     #[must_use]
     pub fn builder() -> SinkBuilder {
         SinkBuilder {
+            on_dial: None,
             bind: None,
+            tcp_host: None,
             ports: None,
             patience: Duration::from_secs(30),
             insecure: false,
@@ -447,6 +482,16 @@ impl<R: Payload> Sink<R> {
     pub fn end(&self) -> Option<(Cause, u64, u64)> {
         self.pill
             .map(|pill| (Cause::from_number(pill.cause), pill.done, pill.failed))
+    }
+
+    /// Leaves, and ends the run: nobody wants what is still to come. `why` is for people.
+    ///
+    /// # Errors
+    /// What had ended the sink before.
+    pub fn close_and_end(mut self, why: &str) -> Result<()> {
+        self.acknowledge();
+        self.shared.leave_because(why);
+        self.join()
     }
 
     /// Leaves: what was kept is acknowledged, and the goodbye said.

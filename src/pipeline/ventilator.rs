@@ -36,6 +36,7 @@ pub struct Ventilator<T: Payload> {
     thread: Option<JoinHandle<Result<Summary>>>,
     endpoints: Vec<Endpoint>,
     run: RunId,
+    dir: std::path::PathBuf,
     scratch: std::sync::Mutex<BytesMut>,
     tasks: PhantomData<fn(T)>,
 }
@@ -138,6 +139,7 @@ impl VentilatorBuilder {
     pub fn start<T: Payload>(self) -> Result<Ventilator<T>> {
         let run = random_id()?;
         let dir = RuntimeDir::create(&format!("r{run:016x}"))?;
+        let dir_path = dir.path().to_owned();
         let mut binds = Vec::new();
         if self.private {
             binds.push(Endpoint::Ipc(dir.path().join("control")));
@@ -179,6 +181,7 @@ impl VentilatorBuilder {
             thread: Some(thread),
             endpoints,
             run,
+            dir: dir_path,
             scratch: std::sync::Mutex::default(),
             tasks: PhantomData,
         })
@@ -212,6 +215,31 @@ impl<T: Payload> Ventilator<T> {
         self.intake
             .put(body)
             .map_err(|_| Error::Ended("the run takes no more tasks".to_owned()))
+    }
+
+    /// Puts tasks from another thread, and says there when there are no more.
+    #[must_use]
+    pub fn putter(&self) -> Putter<T> {
+        Putter {
+            intake: self.intake.clone(),
+            scratch: BytesMut::new(),
+            tasks: PhantomData,
+        }
+    }
+
+    /// Waits for the end of a run whose tasks come from a [`Putter`], whether it has said that there are no more or the run was
+    /// stopped.
+    ///
+    /// # Errors
+    /// What ended the run instead.
+    pub fn wait(mut self) -> Result<Summary> {
+        self.join()
+    }
+
+    /// This run's private directory, with its sockets; it is removed at the end.
+    #[must_use]
+    pub fn private_dir(&self) -> &std::path::Path {
+        &self.dir
     }
 
     /// There are no more tasks: waits until each has a result, gives every worker and the sink their pill, and ends.
@@ -286,6 +314,37 @@ impl<T: Payload> Drop for Ventilator<T> {
                 log::warn!("{error}");
             }
         }
+    }
+}
+
+/// Puts tasks into a [`Ventilator`] from another thread.
+#[derive(Debug)]
+pub struct Putter<T: Payload> {
+    intake: Intake,
+    scratch: BytesMut,
+    tasks: PhantomData<fn(T)>,
+}
+
+impl<T: Payload> Putter<T> {
+    /// As [`Ventilator::put`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put(&mut self, task: T) -> Result<()> {
+        let body = task
+            .into_body(&mut self.scratch)
+            .map_err(|why| Error::Encoding {
+                what: "a task".to_owned(),
+                why,
+            })?;
+        self.intake
+            .put(body)
+            .map_err(|_| Error::Ended("the run takes no more tasks".to_owned()))
+    }
+
+    /// There are no more tasks.
+    pub fn end(self) {
+        self.intake.end();
     }
 }
 

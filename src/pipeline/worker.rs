@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Cause, check_reach, panic_text, random_id};
 use crate::error::{Error, Result};
-use crate::hub::consumer::{Assigned, Consumer, Settings, Shared};
+use crate::hub::consumer::{Assigned, Consumer, Settings, Shared, Want};
 use crate::hub::outbox::{Finished, error_body};
 use crate::wire::endpoint::Endpoint;
 use crate::wire::payload::Payload;
@@ -226,6 +226,7 @@ impl Worker {
                     shared: Arc::clone(shared),
                     number,
                     scratch: BytesMut::new(),
+                    last_finish: None,
                     types: PhantomData,
                 };
                 let spawned = thread::Builder::new()
@@ -286,8 +287,16 @@ pub struct Slot<T: Payload, R: Payload> {
     shared: Arc<Shared>,
     number: u32,
     scratch: BytesMut,
+    last_finish: Option<Instant>,
     types: PhantomData<fn(T) -> R>,
 }
+
+const ANY: Want = Want {
+    tasks: usize::MAX,
+    bytes: u64::MAX,
+    deadline: None,
+    until_last: false,
+};
 
 /// A task that a slot holds. It must be given back with [`Slot::finish`].
 #[derive(Debug)]
@@ -367,18 +376,43 @@ impl<T: Payload, R: Payload> Slot<T, R> {
     }
 
     /// The next task; waits for it. `None` when there will be none.
-    pub fn get(&mut self) -> Option<Lease<T>> {
+    #[must_use]
+    pub fn get(&self) -> Option<Lease<T>> {
         self.get_many(1)?.pop()
     }
 
     /// Up to `most` tasks; waits for the first. `None` when there will be none.
-    pub fn get_many(&mut self, most: usize) -> Option<Vec<Lease<T>>> {
-        Some(leases(self.shared.take(most, None)?))
+    #[must_use]
+    pub fn get_many(&self, most: usize) -> Option<Vec<Lease<T>>> {
+        Some(leases(self.shared.take(Want {
+            tasks: most,
+            ..ANY
+        })?))
     }
 
-    /// Up to `most` tasks; empty when none came before `deadline`, `None` when there will be none.
-    pub fn get_many_until(&mut self, most: usize, deadline: Instant) -> Option<Vec<Lease<T>>> {
-        Some(leases(self.shared.take(most, Some(deadline))?))
+    /// Up to `most` tasks of up to `bytes` bytes in all (but at least one task); waits for the first. Empty when the
+    /// ventilator has no more for now: more will come only if tasks of somebody else's have to be done again. `None` when
+    /// there will be none.
+    #[must_use]
+    pub fn get_many_or_last(&self, most: usize, bytes: u64) -> Option<Vec<Lease<T>>> {
+        Some(leases(self.shared.take(Want {
+            tasks: most,
+            bytes,
+            until_last: true,
+            ..ANY
+        })?))
+    }
+
+    /// The same slot for another thread: one may take tasks while the other gives them back.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            number: self.number,
+            scratch: BytesMut::new(),
+            last_finish: None,
+            types: PhantomData,
+        }
     }
 
     /// Whether what runs is to be killed.
@@ -389,21 +423,28 @@ impl<T: Payload, R: Payload> Slot<T, R> {
 
     /// Gives a task back with its answer. A failure is tried again, here or elsewhere, when tries are left.
     pub fn finish(&mut self, lease: Lease<T>, answer: Answer<R>) {
-        let finished = self.finished(lease, answer, Instant::now());
-        self.shared.finish([finished]);
+        self.finish_many([(lease, answer)]);
     }
 
-    /// Gives several tasks back at once.
+    /// Gives several tasks back at once. Their time is the time since they were taken, or since the slot last gave some back,
+    /// shared among them: tasks that were under way together are not each counted the whole time.
     pub fn finish_many(&mut self, answers: impl IntoIterator<Item = (Lease<T>, Answer<R>)>) {
         let now = Instant::now();
+        let answers: Vec<_> = answers.into_iter().collect();
+        let Some((first, _)) = answers.first() else {
+            return;
+        };
+        let since = self.last_finish.map_or(first.since, |last| last.max(first.since));
+        self.last_finish = Some(now);
+        let each = now.saturating_duration_since(since) / answers.len() as u32;
         let finished: Vec<_> = answers
             .into_iter()
-            .map(|(lease, answer)| self.finished(lease, answer, now))
+            .map(|(lease, answer)| self.finished(lease, answer, each))
             .collect();
         self.shared.finish(finished);
     }
 
-    fn finished(&mut self, lease: Lease<T>, answer: Answer<R>, now: Instant) -> (Finished, u32) {
+    fn finished(&mut self, lease: Lease<T>, answer: Answer<R>, time: Duration) -> (Finished, u32) {
         let Answer {
             value,
             mut exit,
@@ -428,7 +469,7 @@ impl<T: Payload, R: Payload> Slot<T, R> {
             attempt,
             exit,
             signal,
-            micros: now.duration_since(lease.since).as_micros() as u64,
+            micros: time.as_micros() as u64,
             body,
             error,
         };
@@ -437,7 +478,10 @@ impl<T: Payload, R: Payload> Slot<T, R> {
 
     /// The loop of [`Worker::run`]: tasks in groups of about a millisecond.
     fn run(&mut self, function: &impl Fn(T) -> R) {
-        while let Some(assigned) = self.shared.take(self.shared.grain(), None) {
+        while let Some(assigned) = self.shared.take(Want {
+            tasks: self.shared.grain(),
+            ..ANY
+        }) {
             let mut finished = Vec::with_capacity(assigned.len());
             let mut since = Instant::now();
             let mut group = since;
@@ -453,7 +497,7 @@ impl<T: Payload, R: Payload> Slot<T, R> {
                     Err(panic) => Answer::failed(panic_text(&*panic)),
                 };
                 let now = Instant::now();
-                finished.push(self.finished(lease, answer, now));
+                finished.push(self.finished(lease, answer, now.duration_since(since)));
                 since = now;
                 // A group that turns out to be long gives its results early.
                 if now.duration_since(group) > GROUP {

@@ -68,6 +68,7 @@ pub mod kind {
     pub const STATUS: u8 = 18;
     pub const STATE: u8 = 19;
     pub const STOP: u8 = 20;
+    pub const LAST: u8 = 21;
 }
 
 /// What a peer is.
@@ -256,7 +257,7 @@ pub struct Done {
 /// The end, or that one should come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pill {
-    /// [`kind::PILL`], [`kind::REJOIN`] or [`kind::STOP`].
+    /// [`kind::PILL`], [`kind::REJOIN`], [`kind::STOP`] or [`kind::LAST`].
     pub kind: u8,
     /// The run.
     pub run: RunId,
@@ -491,6 +492,7 @@ pub enum Message {
     Rejoin(Pill),
     Pill(Pill),
     Stop(Pill),
+    Last(Pill),
     Tasks(Tasks),
     Part(Part),
     Results(Results),
@@ -551,6 +553,7 @@ pub fn decode(bytes: &Bytes) -> Result<Message, Malformed> {
         kind::REJOIN => Message::Rejoin(whole(bytes)?),
         kind::PILL => Message::Pill(whole(bytes)?),
         kind::STOP => Message::Stop(whole(bytes)?),
+        kind::LAST => Message::Last(whole(bytes)?),
         kind::TASKS => Message::Tasks(tasks(bytes)?),
         kind::PART => Message::Part(part(bytes)?),
         kind::RESULTS => Message::Results(results(bytes)?),

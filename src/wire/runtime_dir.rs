@@ -45,6 +45,40 @@ fn make_private(path: &Path, uid: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// The control sockets of this user's runs that are alive; what a killed one left is removed.
+///
+/// # Errors
+/// As [`base`], or when it cannot be listed.
+pub fn runs() -> Result<Vec<PathBuf>, Error> {
+    let base = base()?;
+    let list = |source| Error::system(format!("cannot list {}", base.display()), source);
+    let mut controls = Vec::new();
+    for entry in fs::read_dir(&base).map_err(list)? {
+        let dir = entry.map_err(list)?.path();
+        let is_run = dir
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"r"));
+        let control = dir.join("control");
+        if !is_run || !control.exists() {
+            continue;
+        }
+        if is_locked(&dir.join("control.lock")) {
+            controls.push(control);
+        } else {
+            let _ = fs::remove_dir_all(&dir);
+        }
+    }
+    controls.sort();
+    Ok(controls)
+}
+
+/// Whether the program that made this lock lives.
+fn is_locked(lock: &Path) -> bool {
+    fs::File::open(lock).is_ok_and(|file| {
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()
+    })
+}
+
 /// A folder below [`base`] for one run or sink, removed with all in it when dropped.
 #[derive(Debug)]
 pub struct RuntimeDir {

@@ -247,7 +247,8 @@ fn a_filter_that_cannot_be_started_fails_every_task() -> io::Result<()> {
     let given = Given::numbers(3);
     let invocation = Invocation {
         program: "/no/such/filter".into(),
-        ..Invocation::default()
+        args: Vec::new(),
+        display: Vec::new(),
     };
     given.run_invocation(&invocation, false)?;
     for outcome in given.outcomes() {

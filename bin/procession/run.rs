@@ -1,0 +1,140 @@
+//! `procession run`: all three roles in one process; others may join.
+
+use std::error::Error;
+
+use procession::Body;
+use procession::command::CommandResult;
+use procession::pipeline::{Sink, Ventilator, Worker};
+
+use crate::args::RunArgs;
+use crate::args::quantity::Jobs;
+use crate::commands::Commands;
+use crate::exit_code::ExitCode;
+use crate::output::{Gathered, Output};
+use crate::stop::{Level, Stop};
+use crate::{feed, sink, ventilator, worker};
+
+/// Where the three roles meet.
+const HERE: &str = "inproc://run";
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// With what is to be said.
+pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let job = feed::job(&args.input)?;
+    let input = feed::open(&args.input)?;
+    let mut builder = feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?
+        .bind_also(HERE);
+    if let Some(bind) = &args.bind {
+        builder = builder.bind_also(bind);
+    }
+    let ventilator: Ventilator<Body> = builder.start()?;
+    let handle = ventilator.handle();
+    let stop = Stop::new()?;
+    let kill = stop.clone();
+    ventilator::listen(
+        handle.clone(),
+        Some(Box::new(move || kill.raise(Level::Kill))),
+    )?;
+    let mut sink: Sink<CommandResult> = sink_builder(&args, &ventilator).connect(HERE)?;
+    let mut output = Output::open(args.output.clone(), &mut sink, false)?;
+
+    // With --bind, -j0 leaves the work to others.
+    let local = args.bind.is_none() || args.jobs.jobs != Jobs::Unlimited;
+    let working = match local {
+        true => Some(start_worker(&args, &ventilator, input.tasks_total(), job, &stop)?),
+        false => None,
+    };
+    let guardian = match local {
+        true => None,
+        false => ventilator::guard(&ventilator),
+    };
+    let reading = feed::start(input, ventilator.putter(), handle.clone())?;
+    let watching = ventilator::watch(args.common.bar, handle.clone(), reading.clone());
+
+    let gathered = output.gather(&mut sink, |_| {});
+    let mut failure = None;
+    match gathered {
+        Ok(Gathered::Closed) => sink.close_and_end("the output was closed")?,
+        Ok(_) => sink.close()?,
+        Err(error) => {
+            handle.halt(255);
+            handle.kill();
+            stop.raise(Level::Kill);
+            failure = Some(error);
+            sink.close_and_end("the results cannot be kept")?;
+        }
+    }
+    let summary = ventilator.wait();
+    if let Some(working) = working {
+        match working.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!("{error}"),
+            Err(_) => log::error!("the worker's thread panicked"),
+        }
+    }
+    watching.stop();
+    drop(guardian);
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let summary = summary?;
+    output.finish()?;
+    if summary.unfinished > 0 && summary.cause != 13 {
+        log::warn!(
+            "{} tasks are done, {} that were read are not, and the rest of the input was not read",
+            summary.done,
+            summary.unfinished
+        );
+    }
+    let code = feed::exit_code(summary.failed, summary.cause);
+    Ok(if reading.has_failed() {
+        code.merge(ExitCode::Error)
+    } else {
+        code
+    })
+}
+
+/// The sink listens where workers from elsewhere can reach it as well.
+fn sink_builder(
+    args: &RunArgs,
+    ventilator: &Ventilator<Body>,
+) -> procession::pipeline::SinkBuilder {
+    use procession::Endpoint;
+    let builder = sink::builder(&args.output, &args.common);
+    let outside = args.bind.as_ref().and_then(|_| ventilator.endpoints().last());
+    match outside {
+        Some(Endpoint::Ipc(_)) => {
+            let results = ventilator.private_dir().join("results");
+            builder.bind(format!("ipc://{}", results.display()))
+        }
+        Some(Endpoint::Tcp { host, .. }) => builder.gather_on(host.clone()),
+        _ => builder,
+    }
+}
+
+/// The local worker, in a thread of its own.
+fn start_worker(
+    args: &RunArgs,
+    ventilator: &Ventilator<Body>,
+    tasks: Option<u64>,
+    job: procession::command::Job,
+    stop: &Stop,
+) -> Result<std::thread::JoinHandle<procession::Result<()>>, Box<dyn Error>> {
+    let on_kill = stop.clone();
+    // Others may take tasks that come late, so only without --bind does the number of tasks bound that of the slots.
+    let most = tasks.filter(|_| args.bind.is_none());
+    let worker = Worker::builder()
+        .slots(worker::slots(args.jobs.jobs, most))
+        .patience(args.common.reach.patience)
+        .on_kill(move || on_kill.raise(Level::Kill))
+        .connect(HERE)?;
+    let commands = Commands::new(&worker, job, stop.clone());
+    if let Some(guardian) = commands.guardian() {
+        ventilator::protect(guardian, ventilator);
+    }
+    Ok(std::thread::Builder::new()
+        .name("worker".to_owned())
+        .spawn(move || commands.serve(worker).map(drop))?)
+}

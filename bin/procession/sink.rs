@@ -1,0 +1,119 @@
+//! `procession sink`: gathers the results of a ventilator's tasks.
+
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use procession::command::CommandResult;
+use procession::pipeline::{Cause, Sink, SinkHandle};
+
+use crate::args::SinkArgs;
+use crate::args::options::{CommonArgs, OutputArgs};
+use crate::exit_code::ExitCode;
+use crate::feed;
+use crate::output::{Gathered, Output};
+use crate::progress::{Progress, Snapshot};
+use crate::signals::{self, Ending, Order};
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// With what is to be said.
+pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let handle: Arc<Mutex<Option<SinkHandle>>> = Arc::default();
+    let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();
+    listen(Arc::clone(&handle), Arc::clone(&exit))?;
+    let mut builder = builder(&args.output, &args.common).on_dial(move |dialling| {
+        *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialling);
+    });
+    if let Some(bind) = &args.bind {
+        builder = builder.bind(bind);
+    }
+    let mut sink: Sink<CommandResult> = builder.connect(&args.connect)?;
+    let told = || {
+        exit.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or_default()
+    };
+    if sink.run_id() == 0 {
+        // The run ended before we came, or we were told to leave while we waited.
+        return Ok(told().merge(match sink.end() {
+            Some((cause, _, failed)) => of_pill(cause, failed),
+            None => ExitCode::Success,
+        }));
+    }
+    let mut output = Output::open(args.output, &mut sink, true)?;
+    let mut progress = Progress::new(args.common.bar, Instant::now());
+    let mut done = sink.done_before().len();
+    let gathered = output.gather(&mut sink, |results| {
+        done += results;
+        let snapshot = Snapshot {
+            done,
+            ..Snapshot::default()
+        };
+        progress.show(&snapshot, Instant::now());
+    })?;
+    let code = match gathered {
+        Gathered::Pill(cause, failed) => {
+            output.finish()?;
+            sink.close()?;
+            of_pill(cause, failed)
+        }
+        Gathered::Left => {
+            sink.close()?;
+            ExitCode::Success
+        }
+        Gathered::Closed => {
+            sink.close_and_end("the sink's output was closed")?;
+            ExitCode::Success
+        }
+    };
+    Ok(told().merge(code))
+}
+
+/// A sink as the options want it.
+pub fn builder(output: &OutputArgs, common: &CommonArgs) -> procession::pipeline::SinkBuilder {
+    let mut builder = Sink::builder()
+        .keep_order(output.keep_order)
+        .keep_by_hand()
+        .patience(common.reach.patience)
+        .insecure(common.reach.insecure);
+    if let Some(ports) = &common.lane_ports {
+        builder = builder.lane_ports(*ports.start(), *ports.end());
+    }
+    builder
+}
+
+fn of_pill(cause: Cause, failed: u64) -> ExitCode {
+    match cause {
+        Cause::Signal(number) => feed::exit_code(failed, number),
+        Cause::Error => feed::exit_code(failed, 255),
+        _ => feed::exit_code(failed, 0),
+    }
+}
+
+fn listen(
+    handle: Arc<Mutex<Option<SinkHandle>>>,
+    exit: Arc<Mutex<Option<ExitCode>>>,
+) -> std::io::Result<()> {
+    let mut ending = Ending::default();
+    signals::listen(move |event| {
+        let order = ending.on(event);
+        *exit.lock().unwrap_or_else(PoisonError::into_inner) = ending.exit_code();
+        match order {
+            Some(Order::StartNoMore | Order::Drain) => {
+                log::warn!("leaving: results wait for another sink");
+                if let Some(handle) = &*handle.lock().unwrap_or_else(PoisonError::into_inner) {
+                    handle.leave();
+                }
+            }
+            Some(Order::Kill) => {
+                // It may hang in a write that nobody reads; nothing is lost that was not acknowledged.
+                crate::progress::take_down();
+                let code = ending.exit_code().unwrap_or(ExitCode::Error);
+                std::process::exit(code.status().into());
+            }
+            Some(Order::PrintStatus) | None => {}
+        }
+    })
+}

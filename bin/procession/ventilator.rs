@@ -1,0 +1,125 @@
+//! `procession ventilator`: hands out tasks to the workers that connect.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use procession::pipeline::{Ventilator, VentilatorHandle};
+
+use crate::args::VentilatorArgs;
+use crate::exit_code::ExitCode;
+use crate::feed::{self, Reading};
+use crate::guardian::Guardian;
+use crate::progress::Progress;
+use crate::signals::{self, Ending, Order};
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// With what is to be said.
+pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let job = feed::job(&args.input)?;
+    let input = feed::open(&args.input)?;
+    let ventilator: Ventilator<procession::Body> =
+        feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?
+            .bind_also(&args.bind)
+            .start()?;
+    let guardian = guard(&ventilator);
+    let handle = ventilator.handle();
+    listen(handle.clone(), None)?;
+    let reading = feed::start(input, ventilator.putter(), handle.clone())?;
+    let watching = watch(args.common.bar, handle, reading.clone());
+    let summary = ventilator.wait();
+    watching.stop();
+    drop(guardian);
+    let summary = summary?;
+    if summary.unfinished > 0 {
+        log::warn!(
+            "{} tasks are done, {} are not, and the rest of the input was not read",
+            summary.done,
+            summary.unfinished
+        );
+    }
+    Ok(feed::exit_code(summary.failed, summary.cause))
+}
+
+/// A guardian that removes the run's sockets should we be killed.
+pub fn guard(ventilator: &Ventilator<procession::Body>) -> Option<Guardian> {
+    let guardian = Guardian::start("").ok()?;
+    protect(&guardian, ventilator);
+    Some(guardian)
+}
+
+/// Has the run's private directory, and sockets elsewhere, removed should we be killed.
+pub fn protect(guardian: &Guardian, ventilator: &Ventilator<procession::Body>) {
+    guardian.remove_on_death(ventilator.private_dir());
+    for path in ventilator.endpoints().iter().filter_map(|e| e.path()) {
+        guardian.remove_on_death(path);
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        guardian.remove_on_death(lock.as_ref());
+    }
+}
+
+/// Signals: the first stops the handing out, the second kills what runs; `kill` does that here.
+pub fn listen(
+    handle: VentilatorHandle,
+    kill: Option<Box<dyn Fn() + Send>>,
+) -> Result<(), Box<dyn Error>> {
+    let mut ending = Ending::default();
+    signals::listen(move |event| match ending.on(event) {
+        Some(Order::PrintStatus) => {
+            let state = handle.state();
+            eprintln!("{}", crate::status::line(&state));
+        }
+        Some(Order::StartNoMore | Order::Drain) => {
+            let code = ending.exit_code().map_or(255, ExitCode::status);
+            let running = handle.state().running;
+            log::warn!(
+                "stopping: nothing more is started, {running} that run may finish; once more to kill them"
+            );
+            handle.halt(code.saturating_sub(128));
+        }
+        Some(Order::Kill) => {
+            log::warn!("killing what runs");
+            handle.kill();
+            if let Some(kill) = &kill {
+                kill();
+            }
+        }
+        None => {}
+    })?;
+    Ok(())
+}
+
+/// Draws progress in a thread of its own until it is stopped.
+pub struct Watching {
+    stop: std::sync::mpsc::Sender<()>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watching {
+    /// Draws the end, and stops.
+    pub fn stop(mut self) {
+        drop(self.stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts to draw progress, when it is wanted.
+pub fn watch(wanted: bool, handle: VentilatorHandle, reading: Reading) -> Watching {
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = wanted.then(|| {
+        std::thread::spawn(move || {
+            let mut progress = Progress::new(true, Instant::now());
+            while stopped.recv_timeout(Duration::from_millis(200))
+                == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
+                progress.show(&reading.snapshot(&handle), Instant::now());
+            }
+            progress.finish(&reading.snapshot(&handle), Instant::now());
+        })
+    });
+    Watching { stop, thread }
+}

@@ -1,0 +1,102 @@
+//! `procession worker`: runs the tasks of a ventilator.
+
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use procession::command::{Job, Template};
+use procession::pipeline::{Cause, Worker, WorkerHandle};
+
+use crate::args::WorkerArgs;
+use crate::args::quantity::Jobs;
+use crate::commands::Commands;
+use crate::exit_code::ExitCode;
+use crate::signals::{self, Ending, Order};
+use crate::stop::{Level, Stop};
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// With what is to be said.
+pub fn run(args: WorkerArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let stop = Stop::new()?;
+    let handle: Arc<Mutex<Option<WorkerHandle>>> = Arc::default();
+    let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();
+    listen(Arc::clone(&handle), Arc::clone(&exit))?;
+    let on_kill = stop.clone();
+    let worker = Worker::builder()
+        .slots(slots(args.jobs.jobs, None))
+        .patience(args.common.reach.patience)
+        .insecure(args.common.reach.insecure)
+        .on_kill(move || on_kill.raise(Level::Kill))
+        .on_dial(move |dialling| {
+            *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialling);
+        })
+        .connect(&args.connect)?;
+    let Ok(mut job) = worker.job::<Job>() else {
+        // The run ended before we came, or we were told to leave while we waited.
+        return Ok(exit_code(&exit));
+    };
+    if !args.command.is_empty() {
+        job.template = Template::parse(&args.command);
+        if let Some(warning) = job.template.warning() {
+            log::warn!("{warning}");
+        }
+    }
+    let commands = Commands::new(&worker, job, stop);
+    let end = commands.serve(worker)?;
+    log::info!("{} tasks ran here", end.tasks);
+    if end.cause == Some(Cause::Error) {
+        log::warn!("the ventilator gave up");
+    }
+    Ok(exit_code(&exit))
+}
+
+fn exit_code(exit: &Mutex<Option<ExitCode>>) -> ExitCode {
+    exit.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .unwrap_or_default()
+}
+
+fn listen(
+    handle: Arc<Mutex<Option<WorkerHandle>>>,
+    exit: Arc<Mutex<Option<ExitCode>>>,
+) -> std::io::Result<()> {
+    let mut ending = Ending::default();
+    signals::listen(move |event| {
+        let order = ending.on(event);
+        *exit.lock().unwrap_or_else(PoisonError::into_inner) = ending.exit_code();
+        let handle = handle.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (order, handle) {
+            (Some(Order::PrintStatus), Some(handle)) => {
+                eprintln!("procession worker: {} tasks ran here", handle.ran());
+            }
+            (Some(Order::StartNoMore | Order::Drain), Some(handle)) => {
+                log::warn!("leaving: what runs is finished, the rest goes to others; once more to kill it");
+                handle.leave();
+            }
+            (Some(Order::Kill), Some(handle)) => {
+                log::warn!("killing what runs");
+                handle.kill();
+            }
+            _ => {}
+        }
+    })
+}
+
+/// How many slots: at most as many as there are tasks, where that is known.
+pub fn slots(jobs: Jobs, tasks: Option<u64>) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let slots = jobs.resolve(cores).unwrap_or_else(as_many_as_possible);
+    let most = tasks.map_or(u64::MAX, |tasks| tasks.max(1));
+    u32::try_from(u64::from(slots).min(most)).unwrap_or(slots)
+}
+
+/// What the limits of open files and processes allow, and a thousand at most: each is a thread here.
+fn as_many_as_possible() -> u32 {
+    use rustix::process::{Resource, getrlimit};
+    const EACH_OPENS: u64 = 8;
+    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let processes = getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX);
+    let most = (files / EACH_OPENS).min(processes / 2).clamp(1, 1000);
+    u32::try_from(most).unwrap_or(1)
+}
