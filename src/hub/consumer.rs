@@ -345,6 +345,11 @@ impl Consumer {
     /// Works until the pill, until told to leave, or until the ventilator is lost.
     pub(crate) fn run(mut self) -> Result<Ended> {
         let outcome = self.serve();
+        if outcome.is_err() {
+            // Nobody wants what runs here any more.
+            self.shared.kill();
+            self.read_orders();
+        }
         // Whatever happened, no slot waits any longer.
         self.shared.inbox().ended = true;
         self.shared.ready.notify_all();
@@ -405,12 +410,17 @@ impl Consumer {
     }
 
     fn hello(&mut self) {
-        let mut held: Vec<(TaskId, u32)> = self.outbox.held().collect();
+        let mut held: Vec<(TaskId, u32)> = Vec::new();
         {
             let inbox = self.shared.inbox();
             held.extend(inbox.tasks.iter().map(|task| (task.id, task.attempt)));
             held.extend(inbox.running.iter().map(|(&id, &attempt)| (id, attempt)));
         }
+        // After the running ones: what a slot finishes meanwhile is found here.
+        self.read_slots();
+        held.extend(self.outbox.held());
+        held.sort_unstable();
+        held.dedup();
         // What does not fit in a frame counts as not held, and is done by somebody else.
         held.truncate(50_000);
         let hello = Hello {
@@ -785,7 +795,7 @@ impl Consumer {
     // ---- time and the end ----
 
     fn tick(&mut self, now: Instant) -> Result<()> {
-        if self.goodbye_at.is_some() {
+        if self.goodbye_at.is_some() || self.pill.is_some() {
             return Ok(());
         }
         if self.dial.tick(self.heartbeat)? == Need::Hello {

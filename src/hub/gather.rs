@@ -23,6 +23,10 @@ use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
 use crate::wire::wake::Waker;
 
+/// Acknowledgements go out in groups of so many, or after so long: each message wakes two event loops.
+const GROUP: u64 = 512;
+const HOLD_BACK: Duration = Duration::from_millis(1);
+
 /// A result that has arrived.
 #[derive(Debug)]
 pub(crate) struct Arrived {
@@ -193,6 +197,9 @@ pub(crate) struct Gather {
     parts: FxHashMap<(PeerId, TaskId, u32), BodyWriter>,
     absorbed: FxHashMap<(PeerId, u32), u64>,
     last_sent: Instant,
+    /// When acknowledgements went out last, and whether some wait for their turn.
+    acked_at: Instant,
+    held_back: bool,
     pill: Option<Pill>,
     goodbye: bool,
     refused_since: Option<Instant>,
@@ -232,6 +239,8 @@ impl Gather {
             parts: FxHashMap::default(),
             absorbed: FxHashMap::default(),
             last_sent: Instant::now(),
+            acked_at: Instant::now(),
+            held_back: false,
             pill: None,
             goodbye: false,
             refused_since: None,
@@ -285,7 +294,10 @@ impl Gather {
             if self.goodbye {
                 return Ok(());
             }
-            let timeout = next_tick.saturating_duration_since(Instant::now());
+            let mut timeout = next_tick.saturating_duration_since(Instant::now());
+            if self.held_back {
+                timeout = timeout.min(HOLD_BACK);
+            }
             let mut sockets = vec![&self.dial.socket, &self.results];
             sockets.extend(self.acks.as_ref());
             poll(&sockets, &self.shared.waker, timeout)?;
@@ -561,9 +573,17 @@ impl Gather {
                 .kept
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
+            self.held_back = false;
             if all.is_empty() {
                 return;
             }
+            let leaving = self.shared.leave.load(Ordering::Acquire);
+            let few = all.kept.iter().map(|kept| kept.count).sum::<u64>() < GROUP;
+            if few && !leaving && self.acked_at.elapsed() < HOLD_BACK {
+                self.held_back = true;
+                return;
+            }
+            self.acked_at = Instant::now();
             (std::mem::take(&mut all.kept), std::mem::take(&mut all.absorbed))
         };
         let mut totals = Vec::with_capacity(absorbed.len());

@@ -30,6 +30,11 @@ pub(crate) const MISSED: u32 = 3;
 const SINK_BUDGET: u64 = 16 << 20;
 /// The cause of a run whose output was closed: the number of SIGPIPE.
 pub(crate) const OUTPUT_CLOSED: u8 = 13;
+/// Acknowledgements are relayed in groups, and small groups of tasks left to grow, for no longer than this: each message wakes
+/// somebody, and that costs more than a hundred small tasks.
+const HOLD_BACK: Duration = Duration::from_millis(1);
+/// A group of so many is relayed at once.
+const RELAY: u64 = 512;
 /// How many messages are read from one socket before the others have their turn.
 const TURN: usize = 256;
 
@@ -109,6 +114,8 @@ struct Peer {
     goodbye: bool,
     last_sent: Instant,
     absorbed: Option<(u32, u64)>,
+    /// When it was told of acknowledgements last.
+    relayed: Instant,
 }
 
 struct SinkPeer {
@@ -148,6 +155,10 @@ pub(crate) struct Host {
     killed: bool,
     /// There will be no sink any more: what is leased need not be waited for.
     abandoned: bool,
+    /// Something was held back that must go out soon.
+    held_back: bool,
+    /// Since when tasks wait in the intake.
+    intake_since: Option<Instant>,
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
@@ -189,6 +200,8 @@ impl Host {
                 cause: 0,
                 killed: false,
                 abandoned: false,
+                held_back: false,
+                intake_since: None,
                 alone_since: now,
                 sinkless_since: now,
                 error: None,
@@ -231,7 +244,10 @@ impl Host {
         let mut next_tick = Instant::now() + tick;
         let mut published = Instant::now();
         loop {
-            let timeout = next_tick.saturating_duration_since(Instant::now());
+            let mut timeout = next_tick.saturating_duration_since(Instant::now());
+            if self.held_back || self.intake_since.is_some() {
+                timeout = timeout.min(HOLD_BACK);
+            }
             let ready = {
                 let mut sockets = vec![&self.control];
                 sockets.extend(self.sink.as_ref().map(|sink| &sink.acks));
@@ -353,7 +369,16 @@ impl Host {
             return;
         }
         let room = self.ledger.room();
-        let (tasks, ended) = self.intake.take(room);
+        // A small group is left to grow while everybody has something to do, but not for long.
+        let starving = self.ledger.is_starving();
+        let waited = self
+            .intake_since
+            .is_some_and(|since| since.elapsed() >= HOLD_BACK);
+        let (tasks, ended) = self.intake.take(room, starving || waited);
+        self.intake_since = match self.intake.has_some() {
+            true => self.intake_since.or(Some(Instant::now())),
+            false => None,
+        };
         let tries = self.settings.tries;
         for body in tasks {
             self.ledger.put(body, tries);
@@ -558,6 +583,7 @@ impl Host {
                 goodbye: false,
                 last_sent: Instant::now(),
                 absorbed: None,
+                relayed: Instant::now(),
             },
         );
         self.control.send_to(route, frame::encode(&welcome));
@@ -924,6 +950,8 @@ impl Host {
         let mut unreadable = Vec::new();
         let no_more = self.ledger.has_ended() && self.ledger.waiting() == 0;
         let last = self.pill(kind::LAST);
+        let now = Instant::now();
+        self.held_back = false;
         for (&id, peer) in &mut self.peers {
             if !peer.lane.is_idle() {
                 unreadable.extend(peer.lane.flush(run, id));
@@ -932,8 +960,15 @@ impl Host {
                 peer.lane.told_last = true;
                 peer.lane.socket.send(last.clone());
             }
-            let absorbed = peer.absorbed.take();
-            if absorbed.is_some() || self.ledger.has_relay(id) {
+            let waiting = self.ledger.relay_len(id);
+            if waiting == 0 && peer.absorbed.is_none() {
+                continue;
+            }
+            if waiting < RELAY && now.duration_since(peer.relayed) < HOLD_BACK {
+                self.held_back = true;
+            } else {
+                peer.relayed = now;
+                let absorbed = peer.absorbed.take();
                 let (link, absorbed) = absorbed.unwrap_or((0, 0));
                 let done = Done {
                     kind: kind::DONE,

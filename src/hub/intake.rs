@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
 use crate::wire::body::Body;
 use crate::wire::wake::Waker;
 
@@ -14,19 +16,36 @@ pub(crate) struct Intake {
 
 #[derive(Debug, Default)]
 struct State {
-    tasks: Vec<Body>,
+    tasks: Vec<Entry>,
+    /// The bytes of small bodies, one after the other: one allocation for many, and a count of references that only the host's
+    /// thread touches.
+    bytes: Vec<u8>,
     /// How many tasks the host will take before it asks again.
     room: u64,
     /// The host waits for tasks and wants to be woken for the first one.
     hungry: bool,
+    /// Somebody has nothing to do.
+    starving: bool,
     /// No more will be put.
     ended: bool,
     /// The host takes no more.
     closed: bool,
 }
 
+#[derive(Debug)]
+enum Entry {
+    /// So many bytes of [`State::bytes`].
+    Small(u32),
+    Whole(Body),
+}
+
+/// Bodies up to this size are gathered, in bytes.
+const SMALL: usize = 1024;
+/// Gathered bodies share allocations of about this size: one task that lives long keeps no more than that.
+const SHARED: usize = 16 << 10;
+
 /// Tasks are handed over in groups of at least so many while more room is left, so that the loop is not woken for each.
-const GROUP: usize = 64;
+const GROUP: usize = 256;
 
 impl Intake {
     pub(crate) fn new(waker: Waker) -> Self {
@@ -57,9 +76,15 @@ impl Intake {
             return Err(body);
         }
         state.room -= 1;
-        state.tasks.push(body);
+        match body {
+            Body::Memory(small) if small.len() <= SMALL => {
+                state.bytes.extend_from_slice(&small);
+                state.tasks.push(Entry::Small(small.len() as u32));
+            }
+            body => state.tasks.push(Entry::Whole(body)),
+        }
         // A host that starves is woken for one task; while it has work, for a group.
-        if state.hungry && (state.tasks.len() == 1 || state.tasks.len() >= GROUP) {
+        if state.hungry && (state.starving || state.tasks.len() >= GROUP) {
             state.hungry = false;
             self.waker.wake();
         }
@@ -71,22 +96,70 @@ impl Intake {
         self.waker.wake();
     }
 
-    /// The host: what was put, and whether it was the last. `room`: how many tasks more it can take now.
-    pub(crate) fn take(&self, room: u64) -> (Vec<Body>, bool) {
+    /// The host: what was put, and whether it was the last. `room`: how many tasks more it can take now; `eager`: take even a
+    /// small group; otherwise it is left to grow.
+    pub(crate) fn take(&self, room: u64, eager: bool) -> (Vec<Body>, bool) {
         let mut state = self.state();
-        let tasks = std::mem::take(&mut state.tasks);
-        let had_none = state.room == 0;
-        state.room = room.saturating_sub(tasks.len() as u64);
         state.hungry = true;
+        state.starving = eager;
+        if !eager && !state.ended && state.tasks.len() < GROUP && state.room > 0 {
+            // What may be put grows all the same.
+            state.room = state.room.max(room.saturating_sub(state.tasks.len() as u64));
+            return (Vec::new(), false);
+        }
+        let entries = std::mem::take(&mut state.tasks);
+        let capacity = state.bytes.capacity().min(SHARED * 16);
+        let bytes = std::mem::replace(&mut state.bytes, Vec::with_capacity(capacity));
+        let had_none = state.room == 0;
+        state.room = room.saturating_sub(entries.len() as u64);
         if had_none && state.room > 0 {
             self.shared.1.notify_all();
         }
-        (tasks, state.ended)
+        let ended = state.ended;
+        drop(state);
+        (bodies(entries, &bytes), ended)
+    }
+
+    /// Whether something was put and not taken.
+    pub(crate) fn has_some(&self) -> bool {
+        !self.state().tasks.is_empty()
     }
 
     /// The host takes no more: who waits gets its task back.
     pub(crate) fn close(&self) {
         self.state().closed = true;
         self.shared.1.notify_all();
+    }
+}
+
+/// Cuts gathered bodies apart again, so that those that share an allocation share a small one.
+fn bodies(entries: Vec<Entry>, mut bytes: &[u8]) -> Vec<Body> {
+    let mut bodies = Vec::with_capacity(entries.len());
+    let mut shared = Bytes::new();
+    let mut left = entries.iter().map(Entry::gathered).sum::<usize>();
+    for entry in entries {
+        match entry {
+            Entry::Small(len) => {
+                let len = len as usize;
+                if shared.len() < len {
+                    // A whole number of bodies is not needed: what is cut off is copied again.
+                    shared = Bytes::copy_from_slice(&bytes[..left.min(SHARED.max(len))]);
+                }
+                bodies.push(Body::Memory(shared.split_to(len)));
+                bytes = &bytes[len..];
+                left -= len;
+            }
+            Entry::Whole(body) => bodies.push(body),
+        }
+    }
+    bodies
+}
+
+impl Entry {
+    const fn gathered(&self) -> usize {
+        match self {
+            Self::Small(len) => *len as usize,
+            Self::Whole(_) => 0,
+        }
     }
 }

@@ -30,6 +30,9 @@ pub(crate) struct Lane {
     bytes_limit: u64,
 }
 
+/// The common case, written without a detour, in bytes.
+const SMALL: usize = 4096;
+
 struct Leased {
     id: TaskId,
     attempt: u32,
@@ -158,6 +161,17 @@ impl Lane {
             return Ok(false);
         };
         let len = first.body.len();
+        if let Body::Memory(bytes) = &first.body {
+            if bytes.len() <= SMALL {
+                if batch.is_full_for(bytes.len()) {
+                    send_batch(&self.socket, batch, run);
+                }
+                batch.push_inline_task(first.id, first.attempt, first.tries_left, bytes);
+                self.bytes += len;
+                self.queue.pop_front();
+                return Ok(true);
+            }
+        }
         let place = match &first.body {
             Body::Range { .. } if self.transport == Transport::Inproc => {
                 Place::File(first.body.clone())

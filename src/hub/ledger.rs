@@ -16,8 +16,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::task_table::TaskTable;
 use crate::wire::body::Body;
 use crate::wire::frame::{Kept, PeerId, TaskId};
 use crate::wire::id_set::IdSet;
@@ -187,7 +188,7 @@ pub struct Totals {
 /// The record of a run.
 #[derive(Debug)]
 pub struct Ledger {
-    tasks: FxHashMap<TaskId, Task>,
+    tasks: TaskTable<Task>,
     /// Ids to be leased; those whose state is no longer `Waiting` are passed over.
     waiting: VecDeque<TaskId>,
     pub(super) waiting_count: u64,
@@ -216,7 +217,7 @@ impl Ledger {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            tasks: FxHashMap::default(),
+            tasks: TaskTable::default(),
             waiting: VecDeque::new(),
             waiting_count: 0,
             suspects: VecDeque::new(),
@@ -280,6 +281,16 @@ impl Ledger {
             .min(WINDOW.saturating_sub(unfinished))
     }
 
+    /// Whether somebody could run tasks now and has none.
+    #[must_use]
+    pub fn is_starving(&self) -> bool {
+        self.waiting_count == 0
+            && self
+                .consumers
+                .values()
+                .any(|consumer| consumer.credit() > 0 && consumer.idle_slots() > 0)
+    }
+
     /// There will be no more tasks.
     pub fn end(&mut self) {
         self.ended = true;
@@ -326,8 +337,12 @@ impl Ledger {
         let mut revoked = Vec::new();
         let before = self.consumers.remove(&peer);
         let done = before.as_ref().map_or(0, |consumer| consumer.done);
+        let mut still_held = FxHashSet::default();
         for &(id, attempt) in held {
-            match self.tasks.get_mut(&id) {
+            if !still_held.insert(id) {
+                continue;
+            }
+            match self.tasks.get_mut(id) {
                 None if id < self.next_id => push_range(&mut relay, id, 1),
                 None => {}
                 Some(task) => match task.state {
@@ -351,7 +366,9 @@ impl Ledger {
         }
         if let Some(before) = before {
             // What was on its way to it and never arrived.
-            self.hand_on(peer, &before, Gone::Left, |seq| seq != 0);
+            self.hand_on(peer, &before, Gone::Left, |seq, id| {
+                seq != 0 || !still_held.contains(&id)
+            });
         }
         let leases = lane.len();
         self.consumers.insert(
@@ -417,7 +434,7 @@ impl Ledger {
             .collect();
         for &peer in &silent {
             if let Some(mut consumer) = self.consumers.remove(&peer) {
-                self.hand_on(peer, &consumer, Gone::Left, |_| true);
+                self.hand_on(peer, &consumer, Gone::Left, |_, _| true);
                 consumer.lane.clear();
                 consumer.leases = 0;
                 consumer.running = 0;
@@ -441,17 +458,23 @@ impl Ledger {
     /// A consumer is gone for good.
     pub fn gone(&mut self, peer: PeerId, why: Gone) {
         if let Some(consumer) = self.consumers.remove(&peer) {
-            self.hand_on(peer, &consumer, why, |_| true);
+            self.hand_on(peer, &consumer, why, |_, _| true);
         }
     }
 
     /// Puts the leases of a lost lane to the head of the queue, in their order, or under suspicion.
-    fn hand_on(&mut self, peer: PeerId, consumer: &Consumer, why: Gone, which: impl Fn(u64) -> bool) {
+    fn hand_on(
+        &mut self,
+        peer: PeerId,
+        consumer: &Consumer,
+        why: Gone,
+        which: impl Fn(u64, TaskId) -> bool,
+    ) {
         for &(seq, id) in consumer.lane.iter().rev() {
-            if !which(seq) {
+            if !which(seq, id) {
                 continue;
             }
-            let Some(task) = self.tasks.get_mut(&id) else {
+            let Some(task) = self.tasks.get_mut(id) else {
                 continue;
             };
             let State::Leased { to, seq: held, alone } = task.state else {
@@ -502,7 +525,7 @@ impl Ledger {
             let Some(id) = self.waiting.pop_front() else {
                 break;
             };
-            let Some(task) = self.tasks.get_mut(&id) else {
+            let Some(task) = self.tasks.get_mut(id) else {
                 continue;
             };
             if task.state != State::Waiting || task.suspect {
@@ -524,7 +547,7 @@ impl Ledger {
             return false;
         };
         while let Some(id) = self.suspects.pop_front() {
-            let Some(task) = self.tasks.get_mut(&id) else {
+            let Some(task) = self.tasks.get_mut(id) else {
                 continue;
             };
             if task.state != State::Waiting {
@@ -550,7 +573,7 @@ impl Ledger {
         let lowest = self.acked.first_missing(1);
         let blocked = self
             .tasks
-            .get(&lowest)
+            .get(lowest)
             .is_some_and(|task| task.state == State::Waiting && !task.suspect);
         if !blocked || self.waiting.front() != Some(&lowest) {
             return;
@@ -597,7 +620,7 @@ impl Ledger {
             .rev()
             .take_while(|(seq, _)| *seq > consumer.taken)
             .filter_map(|&(seq, id)| {
-                let task = self.tasks.get(&id)?;
+                let task = self.tasks.get(id)?;
                 matches!(task.state, State::Leased { to, seq: held, .. } if to == peer && held == seq)
                     .then_some((id, task.attempt))
             })
@@ -619,7 +642,7 @@ impl Ledger {
     /// A lease ends as if it had never been given.
     pub fn withdraw(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
         if self.take_from(peer, id, attempt) {
-            if let Some(task) = self.tasks.get_mut(&id) {
+            if let Some(task) = self.tasks.get_mut(id) {
                 task.attempt = task.attempt.saturating_sub(1);
                 if task.attempt > 0 {
                     self.totals.again = self.totals.again.saturating_sub(1);
@@ -631,7 +654,7 @@ impl Ledger {
     /// A try failed, and the task has tries left.
     pub fn again(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
         if self.take_from(peer, id, attempt) {
-            if let Some(task) = self.tasks.get_mut(&id) {
+            if let Some(task) = self.tasks.get_mut(id) {
                 task.tries_left = task.tries_left.saturating_sub(1);
             }
         }
@@ -639,7 +662,7 @@ impl Ledger {
 
     /// Ends a lease without a result; the task goes to the head of the queue.
     fn take_from(&mut self, peer: PeerId, id: TaskId, attempt: u32) -> bool {
-        let Some(task) = self.tasks.get_mut(&id) else {
+        let Some(task) = self.tasks.get_mut(id) else {
             return false;
         };
         match task.state {
@@ -666,7 +689,7 @@ impl Ledger {
         let end = kept.first.saturating_add(kept.count).min(self.next_id);
         let mut fresh = 0;
         for id in kept.first..end {
-            let Some(task) = self.tasks.remove(&id) else {
+            let Some(task) = self.tasks.remove(id) else {
                 continue;
             };
             fresh += 1;
@@ -708,12 +731,12 @@ impl Ledger {
             .unwrap_or_default()
     }
 
-    /// Whether there is something to be relayed to a consumer.
+    /// How many tasks are to be relayed to a consumer.
     #[must_use]
-    pub fn has_relay(&self, peer: PeerId) -> bool {
+    pub fn relay_len(&self, peer: PeerId) -> u64 {
         self.consumers
             .get(&peer)
-            .is_some_and(|consumer| !consumer.relay.is_empty())
+            .map_or(0, |consumer| consumer.relay.iter().map(|&(_, count)| count).sum())
     }
 
     // ---- what can be seen ----
@@ -726,7 +749,7 @@ impl Ledger {
     /// A task's body, while the task has no result.
     #[must_use]
     pub fn body(&self, id: TaskId) -> Option<&Body> {
-        self.tasks.get(&id).map(|task| &task.body)
+        self.tasks.get(id).map(|task| &task.body)
     }
 
     /// The tasks that have a result.
@@ -779,7 +802,7 @@ impl Ledger {
     /// The attempt under which a task was leased last.
     #[must_use]
     pub fn attempt(&self, id: TaskId) -> u32 {
-        self.tasks.get(&id).map_or(0, |task| task.attempt)
+        self.tasks.get(id).map_or(0, |task| task.attempt)
     }
 }
 
@@ -833,7 +856,7 @@ impl Ledger {
             if consumer.lane_needs_sweep() {
                 let tasks = &self.tasks;
                 consumer.lane.retain(|&(seq, id)| {
-                    tasks.get(&id).is_some_and(|task| {
+                    tasks.get(id).is_some_and(|task| {
                         matches!(task.state, State::Leased { to, seq: held, .. } if to == peer && held == seq)
                     })
                 });

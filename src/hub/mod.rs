@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`ledger`] | what waits, what is leased to whom, what is done; who is to blame for a death (pure) |
+//! | `task_table` | its tasks by id |
 //! | [`deal`] | who gets how many of the tasks that wait, and from whom some are taken back (pure) |
 //! | `intake` | where a program puts tasks, and waits while there are enough |
 //! | `host` | the event loop around the ledger: admission, lanes, acknowledgements |
@@ -18,3 +19,4 @@ pub(crate) mod intake;
 pub(crate) mod lane;
 pub(crate) mod outbox;
 pub mod ledger;
+mod task_table;

@@ -44,6 +44,8 @@ pub struct Sink<R: Payload> {
     pill: Option<Pill>,
     ended: bool,
     joined: Joined,
+    /// What an earlier life of this sink had kept.
+    before: IdSet,
     types: PhantomData<fn() -> R>,
 }
 
@@ -249,6 +251,7 @@ impl SinkBuilder {
             pill: None,
             ended: false,
             joined,
+            before: IdSet::new(),
             types: PhantomData,
         })
     }
@@ -386,9 +389,14 @@ impl<R: Payload> Sink<R> {
     /// The next one of those that have arrived whose turn it is.
     fn next_here(&mut self) -> Option<Arrived> {
         let Some(turn) = &mut self.turn else {
-            let arrived = self.here.pop_front()?;
-            absorb(&mut self.mine, &arrived);
-            return Some(arrived);
+            loop {
+                let arrived = self.here.pop_front()?;
+                absorb(&mut self.mine, &arrived);
+                if !self.before.contains(arrived.id) {
+                    return Some(arrived);
+                }
+                self.mine.push(kept(&arrived));
+            }
         };
         loop {
             turn.next = turn.done.first_missing(turn.next);
@@ -402,6 +410,10 @@ impl<R: Payload> Sink<R> {
             }
             let arrived = self.here.pop_front()?;
             absorb(&mut self.mine, &arrived);
+            if self.before.contains(arrived.id) {
+                self.mine.push(kept(&arrived));
+                continue;
+            }
             if arrived.id == turn.next {
                 turn.next += 1;
                 return Some(arrived);
@@ -412,15 +424,7 @@ impl<R: Payload> Sink<R> {
 
     fn outcome(&mut self, arrived: Arrived) -> Outcome<R> {
         let receipt = Receipt {
-            kept: Kept {
-                first: arrived.id,
-                count: 1,
-                attempt: arrived.attempt,
-                worker: arrived.worker,
-                exit: arrived.exit,
-                signal: arrived.signal,
-                micros: arrived.micros,
-            },
+            kept: kept(&arrived),
         };
         if !self.by_hand {
             self.given = Some(receipt);
@@ -457,6 +461,7 @@ impl<R: Payload> Sink<R> {
         if let Some(turn) = &mut self.turn {
             turn.done.insert(id);
         }
+        self.before.insert(id);
         self.mine.push(Kept {
             first: id,
             count: 1,
@@ -557,6 +562,18 @@ impl SinkHandle {
     /// Leaves: [`Sink::get`] gives what has arrived, and then ends.
     pub fn leave(&self) {
         self.shared.leave();
+    }
+}
+
+fn kept(arrived: &Arrived) -> Kept {
+    Kept {
+        first: arrived.id,
+        count: 1,
+        attempt: arrived.attempt,
+        worker: arrived.worker,
+        exit: arrived.exit,
+        signal: arrived.signal,
+        micros: arrived.micros,
     }
 }
 

@@ -656,6 +656,19 @@ impl Batch {
         self.count += 1;
     }
 
+    /// Adds a task whose body is here.
+    pub fn push_inline_task(&mut self, id: TaskId, attempt: u32, tries_left: u32, body: &[u8]) {
+        let out = &mut self.bytes;
+        written!(
+            put::write_array_len(out, 4),
+            put::write_uint(out, id),
+            put::write_uint(out, attempt.into()),
+            put::write_uint(out, tries_left.into()),
+            put::write_bin(out, body),
+        );
+        self.count += 1;
+    }
+
     /// Adds a result.
     pub fn push_result(&mut self, entry: &ResultEntry) {
         let out = &mut self.bytes;
@@ -766,6 +779,10 @@ fn tasks(bytes: &Bytes) -> Result<Tasks, Malformed> {
 fn results(bytes: &Bytes) -> Result<Results, Malformed> {
     type Entry<'a> = (u64, u32, i32, i32, u64, RawPlace<'a>);
     let (_, run, peer, link, raw): (u8, u64, u64, u32, Vec<Entry<'_>>) = whole(bytes)?;
+    // A worker names no files for the sink to open: it may be another user's, on another host.
+    if raw.iter().any(|entry| matches!(entry.5, RawPlace::File(..))) {
+        return Err(Malformed("a result is in a file".to_owned()));
+    }
     let entries = raw
         .into_iter()
         .map(|(id, attempt, exit, signal, micros, place)| ResultEntry {
@@ -825,6 +842,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawPlace<'a> {
             }
             fn visit_u64<E>(self, len: u64) -> Result<Self::Value, E> {
                 Ok(RawPlace::Parts(len))
+            }
+            // Some languages write every number as a signed one.
+            fn visit_i64<E: de::Error>(self, len: i64) -> Result<Self::Value, E> {
+                u64::try_from(len)
+                    .map(RawPlace::Parts)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(len), &self))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let path: &serde_bytes::Bytes =

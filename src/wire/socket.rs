@@ -91,6 +91,18 @@ impl Drop for BoundPath {
     }
 }
 
+impl Drop for Socket {
+    /// Ends the monitor first. A dropped socket lives on in libzmq until its connections are closed, and each event of theirs is
+    /// sent to the monitor's socket in a call that blocks: with nobody at its other end, libzmq's I/O thread would hang for ever.
+    fn drop(&mut self) {
+        if self.monitor.is_some() {
+            // The only safe call that ends a monitor is one that begins another, here of no events. When the name is taken the
+            // old one is ended all the same.
+            let _ = self.inner.monitor("inproc://monitor-of-nothing", 0);
+        }
+    }
+}
+
 impl Socket {
     pub(crate) fn new(kind: Kind) -> Result<Self> {
         let failed = |error: zmq::Error| Error::system("cannot make a ZeroMQ socket", to_io(error));
@@ -253,9 +265,9 @@ impl Socket {
         })
     }
 
-    /// Stops listening at an endpoint that it was bound to; connections stay.
+    /// Nobody finds the Unix socket any more that it was bound to; connections stay. A TCP port stays open: `zmq_unbind`
+    /// would close the connections that were accepted there as well.
     pub(crate) fn unbind(&mut self, endpoint: &Endpoint) {
-        let _ = self.inner.unbind(&endpoint.to_bind());
         if let Some(path) = endpoint.path() {
             self.bound.retain(|bound| bound.path != path);
         }
