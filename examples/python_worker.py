@@ -2,8 +2,7 @@
     procession run --bind ipc:///tmp/jobs --json 'sleep 0.1; echo {}' ::: $(seq 99)
     python3 examples/python_worker.py ipc:///tmp/jobs
 Not for --pipe, --filter, --timeout, other placeholders than {}, nor outputs over 1 MB. Messages: docs/protocol.md."""
-import contextlib, os, random, signal, socket, subprocess, sys, time
-import msgpack, zmq
+import contextlib, os, random, signal, socket, subprocess, sys, time, msgpack, zmq
 HELLO, WELCOME, REFUSED, CREDIT, AGAIN, GOODBYE, SINK, DONE, REJOIN, PILL = 1, 2, 3, 4, 7, 8, 9, 10, 12, 13
 TASKS, PART, RESULTS, STOP, tasks, parts, kept = 14, 15, 16, 20, [], {}, {}  # kept: results not acknowledged
 endpoint, me, host, heard = sys.argv[1], random.getrandbits(62) + 1, socket.gethostname(), time.monotonic()
@@ -12,8 +11,7 @@ def connect(kind, address):  # a host of * stands for the one that we dialled
     s = zmq.Context.instance().socket(kind)
     s.connect(address.replace("//*:", "//" + endpoint.split("//")[1].rsplit(":", 1)[0] + ":"))
     return s
-def say(to, *message):
-    to.send(msgpack.packb(message))
+def say(to, *message): to.send(msgpack.packb(message))
 def credit(busy):  # one task more when none runs, unless the sink is far behind; it is our sign of life as well
     say(control, CREDIT, run, received + (not busy and len(kept) < 16), 1 << 62, received, int(busy))
 def listen(child=None):  # takes in all that was said

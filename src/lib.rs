@@ -31,3 +31,8 @@ pub use wire::payload::Payload;
 pub fn zeromq() -> ((i32, i32, i32), bool) {
     (wire::socket::zmq_version(), wire::socket::has_curve())
 }
+
+/// The README's program is compiled and run like every other example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -270,7 +270,18 @@ fn remove(files: Vec<OsString>) {
     }
     folders.sort_by_key(|folder| std::cmp::Reverse(folder.len()));
     for folder in folders {
+        remove_sockets(Path::new(&folder));
         let _ = std::fs::remove_dir(folder);
+    }
+}
+
+/// Removes the sockets in a folder and the locks beside them: lanes come and go too often to be told of one by one.
+fn remove_sockets(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if is_socket || entry.path().extension() == Some(OsStr::new("lock")) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -86,15 +86,23 @@ fn demo(interrupt: &Interrupt) -> Outcome {
     )?;
     let since = Instant::now();
     let mut alone = Census::default();
-    for file in &files {
+    let bar = indicatif::ProgressBar::new(files.len() as u64);
+    for file in bar.wrap_iter(files.iter()) {
         if interrupt.load(Ordering::Relaxed) != 0 {
             return Ok(());
         }
         alone.add(Tally::of(file)?);
     }
+    bar.finish_and_clear();
     let alone_took = since.elapsed();
 
-    writeln!(out, "2. With a ventilator, one worker and a sink.")?;
+    writeln!(
+        out,
+        "2. With a ventilator, one worker and a sink, each a process:\n\
+         \x20  procession ventilator --bind ipc://DIR/census --bar -a DIR/files source_census count {{}}\n\
+         \x20  procession worker --connect ipc://DIR/census -j1\n\
+         \x20  procession sink --connect ipc://DIR/census"
+    )?;
     let one = Plan {
         folder: folder.path(),
         tasks: &tasks,
@@ -115,7 +123,7 @@ fn demo(interrupt: &Interrupt) -> Outcome {
     };
     writeln!(
         out,
-        "3. With a ventilator, {} workers of {} slots each and a sink; one worker is killed on the way.",
+        "3. With a ventilator, {} workers (-j{}) and a sink; one worker is killed on the way.",
         many.workers, many.slots
     )?;
     let (census, many_took) = Cast::start(&many, interrupt)?.gather(&many)?;
@@ -138,7 +146,8 @@ fn demo(interrupt: &Interrupt) -> Outcome {
     }
     writeln!(
         out,
-        "All three counts are the same, file for file: nothing was lost and nothing came twice."
+        "All three counts are the same: nothing was lost and nothing came twice.\n\
+         As a library, with tasks and results of types of one's own: see examples/typed_pipeline.rs"
     )?;
     Ok(())
 }

@@ -114,14 +114,16 @@ impl Ledger {
         if !idle || self.consumers.values().any(|c| c.revoking && !c.silent) {
             return;
         }
+        // What lies in front of a free slot will start by itself; what lies behind busy ones can be done elsewhere.
         let fullest = self
             .consumers
             .iter()
-            .filter(|(_, c)| !c.silent && c.ahead() > 0)
-            .map(|(&peer, _)| (self.unstarted(peer).len(), peer))
+            .filter(|(_, c)| !c.silent && c.queued() > 0)
+            .map(|(&peer, c)| (self.unstarted(peer).len(), c.queued(), peer))
             .max();
-        if let Some((unstarted, peer)) = fullest {
-            self.revoke(peer, unstarted.div_ceil(2));
+        if let Some((unstarted, queued, peer)) = fullest {
+            let queued = usize::try_from(queued).unwrap_or(usize::MAX);
+            self.revoke(peer, unstarted.div_ceil(2).min(queued));
         }
     }
 }

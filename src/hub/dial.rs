@@ -106,7 +106,7 @@ impl Dial {
                     self.connected = false;
                     self.link_lost = true;
                 }
-                LinkEvent::Failed(why) => log::debug!("{}: {why}", self.endpoint),
+                LinkEvent::Failed => log::trace!("{}: no connection yet", self.endpoint),
                 LinkEvent::Foreign(why) => {
                     self.broken += 1;
                     log::debug!("{}: {why}", self.endpoint);

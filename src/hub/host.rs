@@ -304,7 +304,11 @@ impl Host {
         let Some(since) = self.closing else {
             return false;
         };
-        let all_gone = self.peers.is_empty() && self.sink.as_ref().is_none_or(|sink| sink.goodbye);
+        // Over before a sink came, as with an empty input: whoever is dialling now still hears that there is nothing to do.
+        let awaited = !self.had_sink && now.duration_since(since) < self.settings.heartbeat;
+        let all_gone = self.peers.is_empty()
+            && self.sink.as_ref().is_none_or(|sink| sink.goodbye)
+            && !awaited;
         let limit = if self.killed {
             Duration::from_secs(2)
         } else {
@@ -764,7 +768,9 @@ impl Host {
 
     fn sink_gone(&mut self, why: &str) {
         if let Some(sink) = self.sink.take() {
-            if self.closing.is_none() && !self.ledger.is_halted() {
+            // One in this process ends with the run, and whoever ends it says why.
+            let here = sink.address.transport() == Transport::Inproc;
+            if self.closing.is_none() && !self.ledger.is_halted() && !here {
                 log::warn!(
                     "the sink (process {} on {}) {why}; results wait for another",
                     sink.pid,
@@ -902,8 +908,11 @@ impl Host {
                         .into_iter()
                         .filter(|task| !withdrawn.contains(task))
                         .collect();
+                    for &(id, attempt) in withdrawn.iter().rev() {
+                        self.ledger.recall(from, id, attempt);
+                    }
                     if rest.is_empty() {
-                        self.ledger.returned(from, &withdrawn);
+                        self.ledger.returned(from, &[]);
                     } else {
                         let revoke = frame::encode(&TaskList {
                             kind: kind::REVOKE,
@@ -911,9 +920,6 @@ impl Host {
                             tasks: rest,
                         });
                         self.control.send_to(&peer.route, revoke);
-                        for (id, attempt) in withdrawn {
-                            self.ledger.withdraw(from, id, attempt);
-                        }
                     }
                 }
                 Action::Condemn {

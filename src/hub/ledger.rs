@@ -147,6 +147,13 @@ impl Consumer {
         u64::from(self.slots.saturating_sub(self.running)).saturating_sub(self.ahead())
     }
 
+    /// Tasks sent beyond what its slots can start now.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.ahead()
+            .saturating_sub(u64::from(self.slots.saturating_sub(self.running)))
+    }
+
     /// Leases held: sent and not acknowledged.
     #[must_use]
     pub const fn leases(&self) -> usize {
@@ -648,6 +655,36 @@ impl Ledger {
                     self.totals.again = self.totals.again.saturating_sub(1);
                 }
             }
+        }
+    }
+
+    /// A lease ends that never went out. The consumer counts what arrives, so this one does not count on its lane, and those
+    /// behind it move up; otherwise its credit would be lost for good.
+    pub fn recall(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
+        let sent = self.tasks.get(id).and_then(|task| match task.state {
+            State::Leased { to, seq, .. } if to == peer && task.attempt == attempt && seq != 0 => {
+                Some((seq, task.body.len()))
+            }
+            _ => None,
+        });
+        self.withdraw(peer, id, attempt);
+        let (Some((place, bytes)), Some(consumer)) = (sent, self.consumers.get_mut(&peer)) else {
+            return;
+        };
+        consumer.sent_tasks = consumer.sent_tasks.saturating_sub(1);
+        consumer.sent_bytes = consumer.sent_bytes.saturating_sub(bytes);
+        if let Some(at) = consumer.lane.iter().rposition(|&entry| entry == (place, id)) {
+            consumer.lane.remove(at);
+        }
+        let behind = consumer.lane.iter_mut().rev();
+        for (seq, other) in behind.take_while(|(seq, _)| *seq > place) {
+            if let Some(task) = self.tasks.get_mut(*other) {
+                match &mut task.state {
+                    State::Leased { to, seq: held, .. } if *to == peer && *held == *seq => *held -= 1,
+                    _ => {}
+                }
+            }
+            *seq -= 1;
         }
     }
 

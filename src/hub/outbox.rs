@@ -3,9 +3,8 @@
 
 use std::collections::VecDeque;
 
-use rustc_hash::FxHashMap;
-
 use super::lane::read_part;
+use super::task_table::TaskTable;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
@@ -46,7 +45,7 @@ pub(crate) struct Outbox {
     pub(crate) socket: Option<Socket>,
     /// Counts the sockets that led to a sink: bytes are counted for each anew.
     link: u32,
-    kept: FxHashMap<TaskId, Finished>,
+    kept: TaskTable<Finished>,
     unsent: VecDeque<TaskId>,
     /// How much of the first unsent result has gone out as parts.
     offset: u64,
@@ -66,7 +65,7 @@ impl Outbox {
             endpoint: None,
             socket: None,
             link: 0,
-            kept: FxHashMap::default(),
+            kept: TaskTable::default(),
             unsent: VecDeque::new(),
             offset: 0,
             sent: 0,
@@ -130,7 +129,7 @@ impl Outbox {
         self.sent = 0;
         self.absorbed = 0;
         self.offset = 0;
-        let mut all: Vec<TaskId> = self.kept.keys().copied().collect();
+        let mut all: Vec<TaskId> = self.kept.values().map(|result| result.id).collect();
         all.sort_unstable();
         self.unsent = all.into();
     }
@@ -148,35 +147,33 @@ impl Outbox {
     pub(crate) fn add(&mut self, result: Finished) {
         self.memory += result.body.in_memory();
         self.unsent.push_back(result.id);
-        if let Some(before) = self.kept.insert(result.id, result) {
+        if let Some(before) = self.kept.get(result.id) {
             self.memory -= before.body.in_memory();
         }
+        self.kept.insert(result.id, result);
     }
 
     /// These were acknowledged, or are not wanted any more.
     pub(crate) fn done(&mut self, first: TaskId, count: u64) {
         if count as usize > self.kept.len() {
             let within = first..first.saturating_add(count);
-            let memory = &mut self.memory;
-            self.kept.retain(|id, result| {
-                let done = within.contains(id);
-                if done {
-                    *memory -= result.body.in_memory();
-                }
-                !done
-            });
+            let ids = self.kept.values().map(|result| result.id);
+            let done: Vec<TaskId> = ids.filter(|id| within.contains(id)).collect();
+            done.into_iter().for_each(|id| self.forget(id));
         } else {
-            for id in first..first.saturating_add(count) {
-                if let Some(result) = self.kept.remove(&id) {
-                    self.memory -= result.body.in_memory();
-                }
-            }
+            (first..first.saturating_add(count)).for_each(|id| self.forget(id));
         }
         if let Some(at) = self.unsent.front() {
-            if self.offset > 0 && !self.kept.contains_key(at) {
+            if self.offset > 0 && self.kept.get(*at).is_none() {
                 self.offset = 0;
                 self.unsent.pop_front();
             }
+        }
+    }
+
+    fn forget(&mut self, id: TaskId) {
+        if let Some(result) = self.kept.remove(id) {
+            self.memory -= result.body.in_memory();
         }
     }
 
@@ -208,7 +205,7 @@ impl Outbox {
             if self.sent.saturating_sub(self.absorbed) >= self.window {
                 break;
             }
-            let Some(result) = self.kept.get(&id) else {
+            let Some(result) = self.kept.get(id) else {
                 self.unsent.pop_front();
                 self.offset = 0;
                 continue;
@@ -279,7 +276,7 @@ impl Outbox {
     fn replace(&mut self, id: TaskId, error: &std::io::Error) {
         log::error!("task {id}: its result cannot be read back from its temporary file: {error}");
         self.offset = 0;
-        if let Some(result) = self.kept.get_mut(&id) {
+        if let Some(result) = self.kept.get_mut(id) {
             result.exit = 255;
             result.error = true;
             result.body = error_body(format!("the result was lost: {error}"));

@@ -188,7 +188,20 @@ impl Body {
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
             Self::Memory(bytes) => out.write_all(bytes),
-            _ => io::copy(&mut self.reader()?, out).map(drop),
+            _ => {
+                let body = self.open()?;
+                let mut piece = vec![0; 256 << 10];
+                let mut at = 0;
+                loop {
+                    match body.read_at(at, &mut piece)? {
+                        0 => return Ok(()),
+                        n => {
+                            out.write_all(&piece[..n])?;
+                            at += n as u64;
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -64,7 +64,7 @@ pub(crate) enum LinkEvent {
     /// A peer is gone: the kernel closed the connection.
     Down,
     /// An attempt to connect failed; ZeroMQ tries again, or not, as the socket was told.
-    Failed(String),
+    Failed,
     /// Somebody answers there who does not speak our protocol.
     Foreign(String),
 }
@@ -184,13 +184,10 @@ impl Socket {
                 continue;
             };
             let event = zmq::SocketEvent::from_raw(u16::from_ne_bytes([head[0], head[1]]));
-            let value = i32::from_ne_bytes([head[2], head[3], head[4], head[5]]);
             events.push(match event {
                 zmq::SocketEvent::HANDSHAKE_SUCCEEDED => LinkEvent::Up,
                 zmq::SocketEvent::DISCONNECTED => LinkEvent::Down,
-                zmq::SocketEvent::CLOSED => {
-                    LinkEvent::Failed(io::Error::from_raw_os_error(value).to_string())
-                }
+                zmq::SocketEvent::CLOSED => LinkEvent::Failed,
                 zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL => LinkEvent::Foreign(
                     "what listens there does not speak ZeroMQ's protocol, or is a socket of another type"
                         .to_owned(),
