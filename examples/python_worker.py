@@ -56,5 +56,5 @@ while not ended:
     listen()
     while tasks: received += 1; perform(*tasks.pop(0))
     if run: credit(busy=False)
-say(control, GOODBYE, run, "")
+say(control, GOODBYE, run, "", False)
 zmq.Context.instance().destroy(linger=1000)  # what was said still goes out

@@ -30,6 +30,15 @@ pub enum Error {
         /// The endpoint.
         endpoint: String,
     },
+    /// A ventilator beyond this machine is to be joined without keys.
+    #[error(
+        "{endpoint} is on another machine, and nothing proves who answers there, or keeps others from listening; \
+         tunnel it to a loopback port (ssh -L), or say --insecure on a network where everyone is trusted"
+    )]
+    ConnectBeyondLoopback {
+        /// The endpoint.
+        endpoint: String,
+    },
     /// A socket cannot listen there.
     #[error("cannot bind {endpoint}: {why}")]
     Bind {
@@ -47,7 +56,7 @@ pub enum Error {
         why: String,
     },
     /// Nobody was heard for as long as we were told to wait.
-    #[error("{who}: heard nobody at {endpoint} for {}; {advice}", seconds(*.waited))]
+    #[error("heard nobody at {endpoint} for {}; {advice}", seconds(*.waited))]
     NobodyThere {
         /// Who waited.
         who: &'static str,

@@ -48,7 +48,6 @@ fn options_end_at_the_first_word_that_is_none_or_at_two_dashes() {
         ),
         (&["run", "-k", "--tag", "--", "echo", ":::", "a"], "a\ta\n"),
         (&["run", "-k", "echo", ":::", "-j", "--tag"], "-j\n--tag\n"),
-        (&["run", "-k", "echo", ":::", "a", ":::"], "a\n:::\n"),
         (&["run", "-k", "-j2", "echo", ":::", ""], "\n"),
     ];
     for (args, expected) in rows {
@@ -329,7 +328,7 @@ fn a_filter_that_dies_is_started_again_and_what_it_had_not_answered_is_tried_aga
 
 #[test]
 fn a_filter_with_an_answer_too_many_or_too_few_is_an_error() {
-    for filter in ["sed -u p", "sed -u 2d", "sed 2d"] {
+    for filter in ["sed -u p", "sed -u 2d"] {
         let ended = given(&numbers(10), &["run", "-j1", "-k", "--filter", filter]);
         assert_ne!(ended.code(), Some(0), "{filter}: {}", ended.stderr);
         assert!(
@@ -975,10 +974,18 @@ fn lanes_results_and_acknowledgements_keep_to_their_ports() {
         .start();
     let worker = scene.procession(["worker", "--connect", &endpoint]).start();
     scene.until_true("it begins", || scene.path("began").exists());
-    let listening = std::fs::read_to_string("/proc/net/tcp").expect("/proc");
-    let within = (base..base + 10)
-        .filter(|port| listening.contains(&format!(":{port:04X} 00000000:0000 0A")));
-    assert!(within.count() >= 2, "{listening}");
+    // Of a line: number, local address, remote address, state; 0A is listening.
+    let listening = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .map(|table| std::fs::read_to_string(table).unwrap_or_default());
+    let within = listening
+        .iter()
+        .flat_map(|table| table.lines())
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.get(3) == Some(&"0A"))
+        .filter_map(|fields| u32::from_str_radix(fields[1].rsplit(':').next()?, 16).ok())
+        .filter(|port| (base..base + 10).contains(port))
+        .count();
+    assert!(within >= 2, "{within} in {ports}: {listening:?}");
     std::fs::write(scene.path("go"), "").expect("a file");
     ventilator.wait().assert_success();
     sink.wait().assert_success().assert_stdout(b"a\n");

@@ -55,35 +55,45 @@ const ORDERS: [[Role; 5]; 6] = [
 ];
 
 /// Each of them says that it is there, or waits to be, before the next is started.
-fn started(scene: &Scene, endpoint: &str, role: Role, so_far: &[(Role, Running)]) -> Running {
+fn started(
+    scene: &Scene,
+    endpoint: &str,
+    role: Role,
+    tasks: u64,
+    so_far: &[(Role, Running)],
+) -> Running {
     let program = match role {
         Ventilator => scene
             .procession(["ventilator", "--bind", endpoint, "echo", "{}"])
-            .input(numbers(TASKS)),
+            .input(numbers(tasks)),
         Worker => scene.procession(["worker", "--connect", endpoint, "-j2"]),
         Sink => scene.procession(["sink", "--connect", endpoint, "-k"]),
     };
     let running = program.start();
     let has_ventilator = so_far.iter().any(|(role, _)| matches!(role, Ventilator));
-    if has_ventilator || matches!(role, Ventilator) {
-        let present = so_far.len() as u64;
+    let present = so_far.len() as u64;
+    // Behind the last one the work may be done before anybody looks.
+    let is_last = so_far.len() + 1 == ORDERS[0].len();
+    if (has_ventilator || matches!(role, Ventilator)) && !is_last {
         scene.until("all who were started are there", || {
             let state = scene.status(endpoint)?;
             // The ventilator is not in its own list.
             let peers = state["peers"].as_array()?.len() as u64;
-            (peers == present || state["done"].as_u64()? == TASKS).then_some(())
+            (peers == present).then_some(())
         });
     }
     running
 }
 
 fn in_any_order(mut endpoint: impl FnMut(&Scene) -> String) {
-    for order in ORDERS {
+    for (at, order) in ORDERS.into_iter().enumerate() {
+        // The number matters once; the orders do, and they are many.
+        let tasks = if at == 0 { TASKS } else { TASKS / 5 };
         let scene = Scene::new();
         let endpoint = endpoint(&scene);
         let mut all: Vec<(Role, Running)> = Vec::new();
         for role in order {
-            let running = started(&scene, &endpoint, role, &all);
+            let running = started(&scene, &endpoint, role, tasks, &all);
             all.push((role, running));
         }
         for (role, running) in all {
@@ -91,7 +101,7 @@ fn in_any_order(mut endpoint: impl FnMut(&Scene) -> String) {
             ended.assert_success();
             assert_eq!(ended.stderr, "", "nothing to say: {}", ended.label);
             match role {
-                Sink => ended.assert_stdout(&numbers(TASKS)),
+                Sink => ended.assert_stdout(&numbers(tasks)),
                 Ventilator | Worker => ended.assert_stdout(b""),
             };
         }

@@ -75,6 +75,7 @@ fn examples() -> BTreeMap<&'static str, Vec<u8>> {
                 kind: kind::GOODBYE,
                 run: RUN,
                 why: String::new(),
+                end: false,
             }),
         ),
         (

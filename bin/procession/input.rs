@@ -128,16 +128,6 @@ impl Input {
             }
     }
 
-    /// Whether the next item, or the end, is here already, so that `next` will not wait for a pipe or a terminal.
-    pub fn is_ready(&self) -> bool {
-        match &self.current {
-            Current::Nothing => self.files.as_slice().is_empty(),
-            Current::Values(_) | Current::Ranges(..) => true,
-            Current::Lines(lines, _) => lines.is_ready(),
-            Current::Stream(..) => false,
-        }
-    }
-
     fn start(&self, origin: &Origin) -> io::Result<Current> {
         let name = origin.name();
         let (file, metadata) = origin.open()?;

@@ -1,6 +1,7 @@
 //! `procession sink`: gathers the results of a ventilator's tasks.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use crate::args::SinkArgs;
 use crate::args::options::{CommonArgs, OutputArgs};
 use crate::exit_code::ExitCode;
 use crate::feed;
+use crate::guardian::Guardian;
 use crate::output::{Gathered, Output};
 use crate::progress::{Progress, Snapshot};
 use crate::signals::{self, Ending, Order};
@@ -42,6 +44,7 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
             None => ExitCode::Success,
         }));
     }
+    let _guardian = guard(&sink, args.bind.as_deref());
     let mut output = Output::open(args.output, &mut sink, true)?;
     let mut progress = Progress::new(args.common.bar, Instant::now());
     let mut done = sink.done_before().len();
@@ -69,6 +72,23 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
     };
     Ok(told().merge(code))
+}
+
+/// A guardian that removes the sink's sockets should we be killed.
+fn guard(sink: &Sink<CommandResult>, bind: Option<&str>) -> Option<Guardian> {
+    let own = sink.private_dir().map(|dir| dir.join("results"));
+    let bound = bind.and_then(|bind| bind.strip_prefix("ipc://")).map(PathBuf::from);
+    if own.is_none() && bound.is_none() {
+        return None;
+    }
+    let guardian = Guardian::start("").ok()?;
+    for socket in own.iter().chain(&bound) {
+        guardian.remove_socket_on_death(socket);
+    }
+    if let Some(dir) = sink.private_dir() {
+        guardian.remove_on_death(dir);
+    }
+    Some(guardian)
 }
 
 /// A sink as the options want it.

@@ -53,10 +53,7 @@ pub fn guard(ventilator: &Ventilator<procession::Body>) -> Option<Guardian> {
 pub fn protect(guardian: &Guardian, ventilator: &Ventilator<procession::Body>) {
     guardian.remove_on_death(ventilator.private_dir());
     for path in ventilator.endpoints().iter().filter_map(|e| e.path()) {
-        guardian.remove_on_death(path);
-        let mut lock = path.as_os_str().to_owned();
-        lock.push(".lock");
-        guardian.remove_on_death(lock.as_ref());
+        guardian.remove_socket_on_death(path);
     }
 }
 

@@ -13,9 +13,9 @@ use rustc_hash::FxHashMap;
 
 use super::dial::{Dial, Need, say_malformed};
 use super::host::{host_name, machine_id};
-use super::outbox::{Finished, Outbox};
+use super::outbox::{Finished, Outbox, error_body};
 use crate::error::{Error, Result};
-use crate::wire::body::{Body, BodyWriter, IN_MEMORY};
+use crate::wire::body::{Arriving, Body, IN_MEMORY};
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
     self, Again, Credit, Goodbye, Heartbeat, Hello, Message, Part, PeerId, Pill, Place, Role, RunId,
@@ -27,11 +27,13 @@ use crate::wire::wake::Waker;
 /// How much work lies ahead of the slots.
 const HORIZON: Duration = Duration::from_millis(20);
 /// Tasks ahead of one slot at most.
-const DEEPEST: u64 = 16_384;
+const DEEPEST: u64 = 8_192;
+/// Tasks shorter than this are over before anybody could ask for them.
+const BRIEF: Duration = Duration::from_millis(5);
 /// Tasks longer than this are not fetched ahead at all.
 const LONG: Duration = Duration::from_millis(500);
 /// How many results may wait for their acknowledgement.
-const KEPT: usize = 32_768;
+const KEPT: usize = 16_384;
 /// How many bytes of results in memory may, in bytes.
 const KEPT_BYTES: usize = 4 << 20;
 
@@ -134,7 +136,10 @@ impl Shared {
                     inbox.running.insert(task.id, task.attempt);
                 }
                 drop(inbox);
-                if !self.local {
+                // What runs long is told at once, what does not with its result; a death must find what had started told,
+                // but in this process nobody would be left to ask.
+                let mean = Duration::from_nanos(self.mean.load(Ordering::Relaxed));
+                if !self.local || mean.is_zero() || mean > BRIEF {
                     self.waker.wake();
                 }
                 return Some(taken);
@@ -251,7 +256,7 @@ struct Lane {
     socket: Socket,
     received: u64,
     /// Bodies that come in parts.
-    parts: FxHashMap<(TaskId, u32), BodyWriter>,
+    parts: FxHashMap<(TaskId, u32), Arriving>,
     /// Bytes of parts that went to a temporary file and hold no memory.
     spilled: u64,
 }
@@ -273,7 +278,6 @@ pub(crate) struct Consumer {
     goodbye_at: Option<Instant>,
     goodbye_heard: bool,
     link_retry: Option<Instant>,
-    refused_since: Option<Instant>,
 }
 
 impl Consumer {
@@ -312,7 +316,6 @@ impl Consumer {
             goodbye_at: None,
             goodbye_heard: false,
             link_retry: None,
-            refused_since: None,
             settings,
         };
         consumer.hello();
@@ -455,7 +458,6 @@ impl Consumer {
         }
         socket.connect(&address)?;
         self.dial.welcomed();
-        self.refused_since = None;
         self.run = welcome.run;
         self.outbox.set_run(welcome.run);
         self.heartbeat = Duration::from_millis(welcome.heartbeat.max(10).into());
@@ -519,24 +521,7 @@ impl Consumer {
             }
             Message::Goodbye(_) => self.goodbye_heard = true,
             Message::Refused(refused) => {
-                let since = *self.refused_since.get_or_insert_with(Instant::now);
-                if !refused.again || since.elapsed() > self.heartbeat * 3 {
-                    return Err(Error::Refused {
-                        who: "worker",
-                        endpoint: self.settings.endpoint.to_string(),
-                        why: refused.why,
-                    });
-                }
-            }
-            Message::OtherVersion(version) => {
-                return Err(Error::Refused {
-                    who: "worker",
-                    endpoint: self.settings.endpoint.to_string(),
-                    why: format!(
-                        "it speaks version {version} of the protocol and this worker version {}",
-                        frame::VERSION
-                    ),
-                });
+                self.dial.refused(refused.why, refused.again, self.heartbeat)?;
             }
             _ => {}
         }
@@ -566,7 +551,7 @@ impl Consumer {
         };
         let mut pill = None;
         let mut fresh = Vec::new();
-        let mut broken = Vec::new();
+        let mut lost = Vec::new();
         let mut last = false;
         while let Some(bytes) = lane.socket.recv() {
             match frame::decode(&bytes) {
@@ -578,18 +563,19 @@ impl Consumer {
                         let key = (entry.id, entry.attempt);
                         let body = match entry.place {
                             Place::Inline(bytes) => Body::Memory(bytes),
-                            Place::File(body) => body,
+                            // Only of our own process a path is believed.
+                            Place::File(body) if self.shared.local => body,
                             Place::Parts(len) => {
-                                match lane.parts.remove(&key).map(BodyWriter::finish) {
-                                    Some(Ok(body)) if body.len() == len => body,
-                                    _ => {
-                                        broken.push(key);
+                                match lane.parts.remove(&key).unwrap_or_default().finish(len) {
+                                    Ok(body) => body,
+                                    Err(why) => {
+                                        lost.push((key, why));
                                         continue;
                                     }
                                 }
                             }
-                            Place::Error(_) => {
-                                broken.push(key);
+                            Place::File(_) | Place::Error(_) => {
+                                lost.push((key, "it is not here".to_owned()));
                                 continue;
                             }
                         };
@@ -609,21 +595,29 @@ impl Consumer {
                 Err(error) => say_malformed("worker", &error),
             }
         }
-        let lost = lane
+        let link_lost = lane
             .socket
             .link_events()
             .iter()
             .any(|event| !matches!(event, LinkEvent::Up));
-        if lost && self.pill.is_none() && pill.is_none() {
+        if link_lost && self.pill.is_none() && pill.is_none() {
             // Not ours to decide whether it is an accident: the ventilator tells us, or is not heard.
             self.lane = None;
             if !self.dial.is_greeting() && self.goodbye_at.is_none() {
                 self.hello();
             }
         }
-        if !broken.is_empty() {
-            log::error!("gave back {} tasks whose input did not arrive whole", broken.len());
-            self.send_returned(broken);
+        for ((id, attempt), why) in lost {
+            // It would be no other at the next attempt: that is what became of the task.
+            self.outbox.add(Finished {
+                id,
+                attempt,
+                exit: 255,
+                signal: 0,
+                micros: 0,
+                body: error_body(format!("its input was lost at the worker: {why}")),
+                error: true,
+            });
         }
         if !fresh.is_empty() {
             if self.leaving {
@@ -845,6 +839,7 @@ impl Consumer {
             kind: kind::GOODBYE,
             run: self.run,
             why: String::new(),
+            end: false,
         };
         self.send(frame::encode(&goodbye));
         self.goodbye_at = Some(Instant::now());
@@ -855,21 +850,12 @@ impl Consumer {
 impl Lane {
     fn add(&mut self, part: &Part) {
         let key = (part.id, part.attempt);
-        let writer = self.parts.entry(key).or_default();
-        let before = writer.len();
-        if before != part.offset {
-            // The beginning of another try at sending it.
-            *writer = BodyWriter::new();
-            if part.offset != 0 {
-                return;
-            }
-        }
-        if let Err(error) = std::io::Write::write_all(writer, &part.bytes) {
-            log::error!("task {}: cannot keep its input: {error}", part.id);
-        }
-        if writer.len() > IN_MEMORY as u64 {
+        let arriving = self.parts.entry(key).or_default();
+        let before = arriving.len();
+        arriving.add(part.offset, &part.bytes);
+        if arriving.len() > IN_MEMORY as u64 {
             let counted = if before > IN_MEMORY as u64 { before } else { 0 };
-            self.spilled += writer.len() - counted;
+            self.spilled += arriving.len().saturating_sub(counted);
         }
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Dial {
     connected: bool,
     ever_heard: bool,
     link_lost: bool,
+    /// Why it was told to ask again later.
+    refusal: Option<(Instant, String)>,
 }
 
 /// What is to be done about the connection.
@@ -50,6 +52,7 @@ impl Dial {
             connected: false,
             ever_heard: false,
             link_lost: false,
+            refusal: None,
         })
     }
 
@@ -83,6 +86,25 @@ impl Dial {
     /// The hello was answered.
     pub(crate) fn welcomed(&mut self) {
         self.hello_at = None;
+        self.refusal = None;
+    }
+
+    /// The hello was refused; an error unless asking again may help, for a little longer.
+    pub(crate) fn refused(&mut self, why: String, again: bool, heartbeat: Duration) -> Result<()> {
+        let since = self.refusal.take().map_or_else(Instant::now, |(since, _)| since);
+        if !again || since.elapsed() > heartbeat * super::host::MISSED {
+            return Err(self.refusal_error(why));
+        }
+        self.refusal = Some((since, why));
+        Ok(())
+    }
+
+    fn refusal_error(&self, why: String) -> Error {
+        Error::Refused {
+            who: self.who,
+            endpoint: self.endpoint.to_string(),
+            why,
+        }
     }
 
     pub(crate) fn is_greeting(&self) -> bool {
@@ -126,6 +148,13 @@ impl Dial {
     pub(crate) fn tick(&mut self, heartbeat: Duration) -> Result<Need> {
         let now = Instant::now();
         let silent = now.duration_since(self.last_heard);
+        if let Some((since, _)) = &self.refusal {
+            // Whoever refused us is gone meanwhile: that is the better answer than that nobody is there.
+            if silent > heartbeat * super::host::MISSED && since.elapsed() > silent {
+                let why = self.refusal.take().map(|(_, why)| why).unwrap_or_default();
+                return Err(self.refusal_error(why));
+            }
+        }
         if silent > self.patience {
             return Err(if self.ever_heard {
                 Error::VentilatorLost {

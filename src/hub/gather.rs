@@ -2,6 +2,7 @@
 //! has kept.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use super::dial::{Dial, Need, say_malformed};
 use super::host::{host_name, machine_id};
 use super::outbox::cost;
 use crate::error::{Error, Result};
-use crate::wire::body::{Body, BodyWriter};
+use crate::wire::body::{Arriving, Body};
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
     self, Ack, Goodbye, Heartbeat, Hello, Kept, Message, PeerId, Pill, Place, ResultEntry, Role,
@@ -52,7 +53,8 @@ pub(crate) struct Shared {
     kept: Mutex<KeptBox>,
     waker: Waker,
     leave: AtomicBool,
-    /// Why the run shall end with us; empty: it need not.
+    /// Whether the run shall end with us, and why.
+    end: AtomicBool,
     why: Mutex<String>,
 }
 
@@ -148,6 +150,7 @@ impl Shared {
 
     pub(crate) fn leave_because(&self, why: &str) {
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why.to_owned();
+        self.end.store(true, Ordering::Release);
         self.leave();
     }
 
@@ -185,7 +188,7 @@ pub(crate) struct Gather {
     results: Socket,
     endpoints: Vec<String>,
     acks: Option<Socket>,
-    _dir: Option<RuntimeDir>,
+    dir: Option<RuntimeDir>,
     run: RunId,
     heartbeat: Duration,
     /// Acknowledgements that the ventilator has not confirmed, with their numbers.
@@ -194,7 +197,7 @@ pub(crate) struct Gather {
     /// Results that were handed to the program, or need not be; and those of them that it has kept.
     seen: IdSet,
     kept: IdSet,
-    parts: FxHashMap<(PeerId, TaskId, u32), BodyWriter>,
+    parts: FxHashMap<(PeerId, TaskId, u32), Arriving>,
     absorbed: FxHashMap<(PeerId, u32), u64>,
     last_sent: Instant,
     /// When acknowledgements went out last, and whether some wait for their turn.
@@ -202,7 +205,6 @@ pub(crate) struct Gather {
     held_back: bool,
     pill: Option<Pill>,
     goodbye: bool,
-    refused_since: Option<Instant>,
 }
 
 impl Gather {
@@ -218,6 +220,7 @@ impl Gather {
             kept: Mutex::default(),
             waker,
             leave: AtomicBool::new(false),
+            end: AtomicBool::new(false),
             why: Mutex::default(),
         });
         let mut results = Socket::new(Kind::Pull)?;
@@ -229,7 +232,7 @@ impl Gather {
             results,
             endpoints,
             acks: None,
-            _dir: dir,
+            dir,
             run: 0,
             heartbeat: Duration::from_secs(1),
             unconfirmed: VecDeque::new(),
@@ -243,7 +246,6 @@ impl Gather {
             held_back: false,
             pill: None,
             goodbye: false,
-            refused_since: None,
             settings,
         };
         gather.hello();
@@ -274,6 +276,11 @@ impl Gather {
             }
         }
         Ok((gather, shared, joined))
+    }
+
+    /// Its private directory with its socket, where it has one.
+    pub(crate) fn private_dir(&self) -> Option<&Path> {
+        self.dir.as_ref().map(RuntimeDir::path)
     }
 
     /// Gathers until the pill or until told to leave.
@@ -356,6 +363,7 @@ impl Gather {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
+            end: self.shared.end.load(Ordering::Acquire),
         };
         self.dial.socket.send(frame::encode(&goodbye));
     }
@@ -393,7 +401,6 @@ impl Gather {
         }
         acks.connect(&address)?;
         self.dial.welcomed();
-        self.refused_since = None;
         self.run = welcome.run;
         self.heartbeat = Duration::from_millis(welcome.heartbeat.max(10).into());
         for &(first, count) in &welcome.acked {
@@ -429,24 +436,7 @@ impl Gather {
                 self.shared.ready.notify_all();
             }
             Message::Refused(refused) => {
-                let since = *self.refused_since.get_or_insert_with(Instant::now);
-                if !refused.again || since.elapsed() > self.heartbeat * 3 {
-                    return Err(Error::Refused {
-                        who: "sink",
-                        endpoint: self.settings.endpoint.to_string(),
-                        why: refused.why,
-                    });
-                }
-            }
-            Message::OtherVersion(version) => {
-                return Err(Error::Refused {
-                    who: "sink",
-                    endpoint: self.settings.endpoint.to_string(),
-                    why: format!(
-                        "it speaks version {version} of the protocol and this sink version {}",
-                        frame::VERSION
-                    ),
-                });
+                self.dial.refused(refused.why, refused.again, self.heartbeat)?;
             }
             _ => {}
         }
@@ -476,16 +466,7 @@ impl Gather {
                         continue;
                     }
                     let key = (part.peer, part.id, part.attempt);
-                    let writer = self.parts.entry(key).or_default();
-                    if writer.len() != part.offset {
-                        // It starts anew on another link.
-                        *writer = BodyWriter::new();
-                    }
-                    if writer.len() == part.offset {
-                        if let Err(error) = std::io::Write::write_all(writer, &part.bytes) {
-                            log::error!("task {}: cannot keep its result: {error}", part.id);
-                        }
-                    }
+                    self.parts.entry(key).or_default().add(part.offset, &part.bytes);
                 }
                 Ok(other) => log::debug!("ignored among results: {other:?}"),
                 Err(error) => log::warn!("sink: ignored a result: {error}"),
@@ -539,14 +520,18 @@ impl Gather {
             }
             return;
         }
+        let mut exit = entry.exit;
+        let mut error = error;
         let body = match entry.place {
             Place::Inline(bytes) => Body::Memory(bytes),
             Place::Error(text) => Body::from(text.into_bytes()),
-            Place::Parts(len) => match parts.map(BodyWriter::finish) {
-                Some(Ok(body)) if body.len() == len => body,
-                _ => {
-                    log::error!("task {}: its result did not arrive whole", entry.id);
-                    return;
+            Place::Parts(len) => match parts.unwrap_or_default().finish(len) {
+                Ok(body) => body,
+                Err(why) => {
+                    // It would be no other at the next attempt: that is what became of the task.
+                    error = true;
+                    exit = 255;
+                    Body::from(format!("its result was lost at the sink: {why}").into_bytes())
                 }
             },
             Place::File(body) => body,
@@ -556,7 +541,7 @@ impl Gather {
             id: entry.id,
             attempt: entry.attempt,
             worker,
-            exit: entry.exit,
+            exit,
             signal: entry.signal,
             micros: entry.micros,
             body,

@@ -243,6 +243,7 @@ impl Host {
         let tick = self.settings.heartbeat / 2;
         let mut next_tick = Instant::now() + tick;
         let mut published = Instant::now();
+        self.publish();
         loop {
             let mut timeout = next_tick.saturating_duration_since(Instant::now());
             if self.held_back || self.intake_since.is_some() {
@@ -454,7 +455,7 @@ impl Host {
                     sink.goodbye = true;
                     if self.closing.is_none() {
                         self.read_acks();
-                        if goodbye.why.is_empty() {
+                        if !goodbye.end {
                             self.sink_gone("said goodbye");
                         } else {
                             // Nobody will read what is still to come.
@@ -491,12 +492,13 @@ impl Host {
             }
             Message::Returned(list) => self.ledger.returned(id, &list.tasks),
             Message::Again(again) => self.ledger.again(id, again.id, again.attempt),
-            Message::Goodbye(goodbye) => {
-                log::info!("worker {id:016x} leaves {}", goodbye.why);
+            Message::Goodbye(_) => {
+                log::info!("worker {id:016x} leaves");
                 let answer = Goodbye {
                     kind: kind::GOODBYE,
                     run,
                     why: String::new(),
+                    end: false,
                 };
                 self.control.send_to(route, frame::encode(&answer));
                 self.remove(id, Gone::Left);
@@ -960,7 +962,7 @@ impl Host {
         self.held_back = false;
         for (&id, peer) in &mut self.peers {
             if !peer.lane.is_idle() {
-                unreadable.extend(peer.lane.flush(run, id));
+                unreadable.extend(peer.lane.flush(run));
             }
             if no_more && peer.lane.up && peer.lane.is_idle() && !peer.lane.told_last {
                 peer.lane.told_last = true;

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
-    Batch, INLINE, PART_SIZE, Part, PeerId, Place, RunId, TaskId, encode_part,
+    Batch, INLINE, PART_SIZE, Part, Place, RunId, TaskId, encode_part,
 };
 use crate::wire::socket::{Kind, LinkEvent, Socket};
 
@@ -137,11 +137,11 @@ impl Lane {
     }
 
     /// Sends what can be sent; the tasks whose bodies cannot be read any more.
-    pub(crate) fn flush(&mut self, run: RunId, peer: PeerId) -> Vec<Unreadable> {
+    pub(crate) fn flush(&mut self, run: RunId) -> Vec<Unreadable> {
         let mut unreadable = Vec::new();
         let mut batch = Batch::tasks(run);
         while self.up && !self.queue.is_empty() {
-            match self.step(&mut batch, run, peer) {
+            match self.step(&mut batch, run) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
@@ -156,7 +156,7 @@ impl Lane {
     }
 
     /// Puts the first task, or its next part, on its way; `false` when it must wait for credit.
-    fn step(&mut self, batch: &mut Batch, run: RunId, peer: PeerId) -> std::io::Result<bool> {
+    fn step(&mut self, batch: &mut Batch, run: RunId) -> std::io::Result<bool> {
         let Some(first) = self.queue.front_mut() else {
             return Ok(false);
         };
@@ -188,7 +188,7 @@ impl Lane {
                     }
                     // Its parts go before its entry, and must not overtake the entries before it.
                     send_batch(&self.socket, batch, run);
-                    send_part(&self.socket, first, run, peer)?;
+                    send_part(&self.socket, first, run)?;
                     return Ok(true);
                 }
                 Place::Parts(len)
@@ -220,12 +220,12 @@ fn send_batch(socket: &Socket, batch: &mut Batch, run: RunId) {
     }
 }
 
-fn send_part(socket: &Socket, leased: &mut Leased, run: RunId, peer: PeerId) -> std::io::Result<()> {
+fn send_part(socket: &Socket, leased: &mut Leased, run: RunId) -> std::io::Result<()> {
     let bytes = read_part(&leased.body, leased.offset)?;
     let len = bytes.len() as u64;
     socket.send(encode_part(&Part {
         run,
-        peer,
+        peer: 0,
         link: 0,
         id: leased.id,
         attempt: leased.attempt,

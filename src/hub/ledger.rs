@@ -29,7 +29,7 @@ pub const DEATHS_ALONE: u8 = 3;
 /// with its worker.
 const DEATHS_NEAR: u8 = 2;
 /// How many tasks may be unfinished at once; under keep-order, how far ahead of the lowest unfinished task input is read.
-pub const WINDOW: u64 = 32_768;
+pub const WINDOW: u64 = 16_384;
 /// How many bytes of bodies may be in memory, in bytes.
 pub const MEMORY: u64 = 12 << 20;
 /// How many tasks are read ahead of all credit.

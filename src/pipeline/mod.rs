@@ -68,7 +68,18 @@ pub(crate) fn random_id() -> Result<u64> {
     }
 }
 
-/// TCP beyond this machine is refused unless it was asked for.
+/// Dialling beyond this machine is refused unless it was asked for.
+pub(crate) fn check_dial(endpoint: &Endpoint, insecure: bool) -> Result<()> {
+    if insecure || endpoint.is_this_machine() {
+        Ok(())
+    } else {
+        Err(Error::ConnectBeyondLoopback {
+            endpoint: endpoint.to_string(),
+        })
+    }
+}
+
+/// Listening beyond this machine is refused unless it was asked for.
 pub(crate) fn check_reach(endpoint: &Endpoint, insecure: bool) -> Result<()> {
     if insecure || endpoint.is_this_machine() {
         Ok(())

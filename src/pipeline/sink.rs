@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::{Cause, check_reach, panic_text, random_id};
+use super::{Cause, check_dial, check_reach, panic_text, random_id};
 use crate::error::{Error, Result};
 use crate::hub::gather::{Arrived, Gather, Joined, KeptBox, Settings, Shared, Waited};
 use crate::wire::body::Body;
@@ -44,6 +44,7 @@ pub struct Sink<R: Payload> {
     pill: Option<Pill>,
     ended: bool,
     joined: Joined,
+    dir: Option<std::path::PathBuf>,
     /// What an earlier life of this sink had kept.
     before: IdSet,
     types: PhantomData<fn() -> R>,
@@ -193,7 +194,7 @@ impl SinkBuilder {
     /// [`Error::NobodyThere`], [`Error::Refused`] (there is a live sink already), or a bad endpoint.
     pub fn connect<R: Payload>(self, endpoint: &str) -> Result<Sink<R>> {
         let endpoint: Endpoint = endpoint.parse()?;
-        check_reach(&endpoint, self.insecure)?;
+        check_dial(&endpoint, self.insecure)?;
         let bind = match &self.bind {
             Some(text) => {
                 let bind: Endpoint = text.parse()?;
@@ -228,6 +229,7 @@ impl SinkBuilder {
             },
         )?;
         let joined = joined.unwrap_or_default();
+        let dir = gather.private_dir().map(std::path::Path::to_owned);
         let thread = std::thread::Builder::new()
             .name("sink".to_owned())
             .spawn(move || gather.run())
@@ -251,6 +253,7 @@ impl SinkBuilder {
             pill: None,
             ended: false,
             joined,
+            dir,
             before: IdSet::new(),
             types: PhantomData,
         })
@@ -304,6 +307,12 @@ impl<R: Payload> Sink<R> {
     #[must_use]
     pub const fn run_id(&self) -> u64 {
         self.joined.run
+    }
+
+    /// This sink's private directory with its socket, where it has one; it is removed at the end.
+    #[must_use]
+    pub fn private_dir(&self) -> Option<&std::path::Path> {
+        self.dir.as_deref()
     }
 
     /// The tasks that had a result when this sink joined.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::{check_reach, panic_text, random_id};
+use super::{check_dial, check_reach, panic_text, random_id};
 use crate::error::{Error, Result};
 use crate::hub::dial::Dial;
 use crate::hub::host::{Host, Orders, Settings, Summary};
@@ -40,6 +40,9 @@ pub struct Ventilator<T: Payload> {
     scratch: std::sync::Mutex<BytesMut>,
     tasks: PhantomData<fn(T)>,
 }
+
+/// A job travels in one frame with what else a welcome says, in bytes.
+const LONGEST_JOB: usize = 256 << 10;
 
 /// How a [`Ventilator`] shall be.
 #[derive(Clone, Debug)]
@@ -137,6 +140,15 @@ impl VentilatorBuilder {
     /// # Errors
     /// When an endpoint is bad, in use, or beyond this machine.
     pub fn start<T: Payload>(self) -> Result<Ventilator<T>> {
+        if self.job.len() > LONGEST_JOB {
+            return Err(Error::Encoding {
+                what: "the run's job".to_owned(),
+                why: format!(
+                    "it has {} bytes and may have {LONGEST_JOB}; put long words of the command into a file or the environment",
+                    self.job.len()
+                ),
+            });
+        }
         let run = random_id()?;
         let dir = RuntimeDir::create(&format!("r{run:016x}"))?;
         let dir_path = dir.path().to_owned();
@@ -386,7 +398,7 @@ impl VentilatorHandle {
 /// When nobody answers within `patience`.
 pub fn status(endpoint: &str, patience: Duration, insecure: bool) -> Result<State> {
     let endpoint: Endpoint = endpoint.parse()?;
-    check_reach(&endpoint, insecure)?;
+    check_dial(&endpoint, insecure)?;
     let mut dial = Dial::new("status", &endpoint, patience)?;
     let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
     dial.greeted(frame::encode(&StatusRequest {

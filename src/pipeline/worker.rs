@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use serde::de::DeserializeOwned;
 
-use super::{Cause, check_reach, panic_text, random_id};
+use super::{Cause, check_dial, panic_text, random_id};
 use crate::error::{Error, Result};
 use crate::hub::consumer::{Assigned, Consumer, Settings, Shared, Want};
 use crate::hub::outbox::{Finished, error_body};
@@ -79,7 +79,7 @@ impl WorkerBuilder {
     /// [`Error::NobodyThere`], [`Error::Refused`], or a bad endpoint.
     pub fn connect(self, endpoint: &str) -> Result<Worker> {
         let endpoint: Endpoint = endpoint.parse()?;
-        check_reach(&endpoint, self.insecure)?;
+        check_dial(&endpoint, self.insecure)?;
         let peer = random_id()?;
         let (consumer, shared, job) = Consumer::connect(
             Settings {

@@ -245,6 +245,48 @@ impl Read for BodyReader {
     }
 }
 
+/// A body that arrives in parts, whose bytes may not find a place: the first error is kept until the end.
+#[derive(Debug, Default)]
+pub(crate) struct Arriving {
+    writer: BodyWriter,
+    error: Option<String>,
+    /// Bytes that arrived, kept or not.
+    len: u64,
+}
+
+impl Arriving {
+    /// Adds the part that starts at `offset`; one that starts at 0 begins anew.
+    pub(crate) fn add(&mut self, offset: u64, bytes: &[u8]) {
+        if offset != self.len {
+            *self = Self::default();
+            if offset != 0 {
+                return;
+            }
+        }
+        self.len += bytes.len() as u64;
+        if self.error.is_none() {
+            self.error = self
+                .writer
+                .write_all(bytes)
+                .err()
+                .map(|error| format!("there is no room for it in {}: {error}", std::env::temp_dir().display()));
+        }
+    }
+
+    pub(crate) const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The whole, of which `len` bytes were announced; or why it is not there.
+    pub(crate) fn finish(self, len: u64) -> Result<Body, String> {
+        match self.error {
+            Some(error) => Err(error),
+            None if self.len != len => Err(format!("{} of its {len} bytes arrived", self.len)),
+            None => self.writer.finish().map_err(|error| error.to_string()),
+        }
+    }
+}
+
 /// Gathers the bytes of a [`Body`], in memory up to [`IN_MEMORY`] bytes, in an unlinked temporary file beyond.
 #[derive(Debug, Default)]
 pub struct BodyWriter {

@@ -222,6 +222,8 @@ pub struct Goodbye {
     pub run: RunId,
     /// For people; empty when all went as it should.
     pub why: String,
+    /// A sink: whether the run shall end with it, because nobody will read what is still to come.
+    pub end: bool,
 }
 
 /// Where the sink is, told to workers when it changes.
@@ -276,7 +278,7 @@ pub struct Pill {
 pub struct Part {
     /// The run.
     pub run: RunId,
-    /// The sender: 0 for a ventilator.
+    /// The worker that sends it; 0 for a ventilator.
     pub peer: PeerId,
     /// The sender's link (see [`Done`]).
     pub link: u32,

@@ -55,17 +55,16 @@ pub fn runs() -> Result<Vec<PathBuf>, Error> {
     let mut controls = Vec::new();
     for entry in fs::read_dir(&base).map_err(list)? {
         let dir = entry.map_err(list)?.path();
-        let is_run = dir
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"r"));
-        let control = dir.join("control");
-        if !is_run || !control.exists() {
-            continue;
-        }
-        if is_locked(&dir.join("control.lock")) {
-            controls.push(control);
-        } else {
-            let _ = fs::remove_dir_all(&dir);
+        for name in ["control", "results"] {
+            let socket = dir.join(name);
+            if !socket.exists() {
+                continue;
+            }
+            if !is_locked(&dir.join(format!("{name}.lock"))) {
+                let _ = fs::remove_dir_all(&dir);
+            } else if name == "control" {
+                controls.push(socket);
+            }
         }
     }
     controls.sort();

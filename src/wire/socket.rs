@@ -285,11 +285,13 @@ impl Socket {
 
     /// Sends now; `false` when that is not possible now (nobody is connected).
     pub(crate) fn send(&self, frame: Vec<u8>) -> bool {
+        trace("sent", &frame);
         self.inner.send(frame, zmq::DONTWAIT).is_ok()
     }
 
     /// Sends to one peer of a ROUTER; `false` when it is gone.
     pub(crate) fn send_to(&self, to: &[u8], frame: Vec<u8>) -> bool {
+        trace("sent", &frame);
         self.inner
             .send(to, zmq::DONTWAIT | zmq::SNDMORE)
             .and_then(|()| self.inner.send(frame, zmq::DONTWAIT))
@@ -307,6 +309,7 @@ impl Socket {
                 }
                 continue;
             }
+            trace("received", &message);
             return Some(to_bytes(message));
         }
     }
@@ -322,10 +325,19 @@ impl Socket {
                 frames += 1;
             }
             if let (Some(mut message), 1) = (frame, frames) {
+                trace("received", &message);
                 let address = message.gets("Peer-Address").map(str::to_owned);
                 return Some((from, address, to_bytes(message)));
             }
         }
+    }
+}
+
+/// Level trace: each frame, by the number of its kind.
+fn trace(what: &str, frame: &[u8]) {
+    if log::log_enabled!(log::Level::Trace) {
+        let kind = frame.get(1).copied().unwrap_or_default();
+        log::trace!("{what} a frame of kind {kind}, {} bytes", frame.len());
     }
 }
 

@@ -49,11 +49,6 @@ impl Lines {
         self.taken
     }
 
-    /// Whether the next line, or the end, is here already.
-    pub fn is_ready(&self) -> bool {
-        self.at_end || memchr::memchr(self.end, &self.buffer[self.searched..self.filled]).is_some()
-    }
-
     /// The line `buffer[start..at]`, which `ends` bytes of line end follow.
     fn take(&mut self, at: usize, ends: usize) -> io::Result<Body> {
         let piece = &self.buffer[self.start..at];
