@@ -439,16 +439,10 @@ fn tcp_beyond_loopback_is_refused_and_the_ways_out_are_named() {
         let scene = Scene::new();
         let ended = scene.procession(args).run();
         ended.assert_code(255);
-        assert_says(
-            &ended,
-            &[
-                args[2],
-                "tcp://127.0.0.1:PORT",
-                "ipc://PATH",
-                "ssh -L",
-                "--insecure",
-            ],
-        );
+        assert_says(&ended, &[args[2], "ssh -L", "--insecure"]);
+        if args[1] == "--bind" {
+            assert_says(&ended, &["tcp://127.0.0.1:PORT", "ipc://PATH"]);
+        }
         scene.assert_nothing_left();
     }
 }

@@ -42,7 +42,11 @@ enum ToWorker {
 #[derive(Clone, Debug)]
 enum ToHost {
     Hello(Vec<(u64, u32)>),
-    Credit { tasks: u64, taken: u64, running: u32 },
+    Credit {
+        tasks: u64,
+        taken: u64,
+        running: u32,
+    },
     Returned(Vec<(u64, u32)>),
     Again(u64, u32),
 }
@@ -248,18 +252,19 @@ impl Simulation {
             return;
         };
         let free = (worker.running.len() as u32) < worker.slots;
-        if free && self.random.chance(60) {
-            if let Some(task) = worker.inbox.pop_front() {
-                worker.old = worker.old.saturating_sub(1);
-                worker.running.push(task);
-                if self.random.chance(80) {
-                    worker.credit();
-                }
-                if self.killers.contains(&task.0) {
-                    self.kill(id);
-                }
-                return;
+        if free
+            && self.random.chance(60)
+            && let Some(task) = worker.inbox.pop_front()
+        {
+            worker.old = worker.old.saturating_sub(1);
+            worker.running.push(task);
+            if self.random.chance(80) {
+                worker.credit();
             }
+            if self.killers.contains(&task.0) {
+                self.kill(id);
+            }
+            return;
         }
         if !worker.running.is_empty() {
             let at = self.random.below(worker.running.len());
@@ -293,7 +298,10 @@ impl Simulation {
             match action {
                 Action::Lease { to, tasks } => {
                     for &(id, _, _) in &tasks {
-                        assert!(self.ledger.body(id).is_some(), "task {id} was leased after its end");
+                        assert!(
+                            self.ledger.body(id).is_some(),
+                            "task {id} was leased after its end"
+                        );
                     }
                     if let Some(worker) = self.workers.get_mut(&to) {
                         worker.to_worker.push_back(ToWorker::Tasks(tasks));
@@ -305,7 +313,10 @@ impl Simulation {
                     }
                 }
                 Action::Condemn { id, attempt, .. } => {
-                    assert!(self.killers.contains(&id) || self.deaths > 2, "task {id} was condemned");
+                    assert!(
+                        self.killers.contains(&id) || self.deaths > 2,
+                        "task {id} was condemned"
+                    );
                     // A result of it may be on its way: the first one kept wins, at the sink.
                     self.sink.entry(id).or_insert(true);
                     self.acks.push_back(kept_by(id, attempt, 0, 255));
@@ -315,10 +326,10 @@ impl Simulation {
         let ids: Vec<u64> = self.workers.keys().copied().collect();
         for id in ids {
             let done = self.ledger.relay(id);
-            if !done.is_empty() {
-                if let Some(worker) = self.workers.get_mut(&id) {
-                    worker.to_worker.push_back(ToWorker::Done(done));
-                }
+            if !done.is_empty()
+                && let Some(worker) = self.workers.get_mut(&id)
+            {
+                worker.to_worker.push_back(ToWorker::Done(done));
             }
         }
     }
@@ -335,7 +346,11 @@ impl Simulation {
         }
         if faults {
             let random = &mut self.random;
-            let victim = self.workers.keys().copied().nth(random.below(self.workers.len()));
+            let victim = self
+                .workers
+                .keys()
+                .copied()
+                .nth(random.below(self.workers.len()));
             if let Some(victim) = victim {
                 match random.below(40) {
                     0 => self.kill(victim),
@@ -354,7 +369,11 @@ impl Simulation {
         }
         let ids: Vec<u64> = self.workers.keys().copied().collect();
         for id in ids {
-            if self.workers.get(&id).is_some_and(|worker| worker.frozen && faults) {
+            if self
+                .workers
+                .get(&id)
+                .is_some_and(|worker| worker.frozen && faults)
+            {
                 continue;
             }
             if self.random.chance(70) {
@@ -367,19 +386,23 @@ impl Simulation {
                 self.gather(id);
             }
             if self.random.chance(70) {
-                if let Some(message) = self.workers.get_mut(&id).and_then(|w| w.to_host.pop_front()) {
+                if let Some(message) = self
+                    .workers
+                    .get_mut(&id)
+                    .and_then(|w| w.to_host.pop_front())
+                {
                     self.host(id, message);
                 } else {
                     // A heartbeat.
-                    if !self.ledger.heard(id, self.now) {
-                        if let Some(worker) = self.workers.get_mut(&id) {
-                            let known = worker
-                                .to_host
-                                .iter()
-                                .any(|message| matches!(message, ToHost::Hello(_)));
-                            if !known {
-                                worker.to_worker.push_back(ToWorker::Rejoin);
-                            }
+                    if !self.ledger.heard(id, self.now)
+                        && let Some(worker) = self.workers.get_mut(&id)
+                    {
+                        let known = worker
+                            .to_host
+                            .iter()
+                            .any(|message| matches!(message, ToHost::Hello(_)));
+                        if !known {
+                            worker.to_worker.push_back(ToWorker::Rejoin);
                         }
                     }
                 }
@@ -418,7 +441,11 @@ impl Simulation {
         assert_eq!(self.sink.len() as u64, self.tasks);
         assert_eq!(self.ledger.acked().len(), self.tasks);
         for killer in &self.killers {
-            assert_eq!(self.sink.get(killer), Some(&true), "killer {killer} was not condemned");
+            assert_eq!(
+                self.sink.get(killer),
+                Some(&true),
+                "killer {killer} was not condemned"
+            );
         }
     }
 }
@@ -437,7 +464,10 @@ fn kept_by(id: u64, attempt: u32, worker: u64, exit: i32) -> Kept {
 
 #[test]
 fn each_task_has_one_result_whatever_happens() {
-    if let Some(seed) = std::env::var("SEED").ok().and_then(|text| text.parse().ok()) {
+    if let Some(seed) = std::env::var("SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         Simulation::new(seed).run();
         return;
     }

@@ -36,14 +36,19 @@ impl Commands {
         let id = format!("{:016x}", worker.id());
         let guardian = Guardian::start(&id)
             .inspect_err(|error| {
-                log::warn!("no guardian: commands would outlive a procession that is killed: {error}");
+                log::warn!(
+                    "no guardian: commands would outlive a procession that is killed: {error}"
+                );
             })
             .ok();
         Self {
             filler: job.template.filler(),
             job,
             worker: id,
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
             guardian,
             stop,
         }

@@ -145,7 +145,11 @@ pub fn builder(
 }
 
 /// Reads the input into the ventilator, in a thread that nobody waits for: it may be blocked in a read for ever.
-pub fn start(mut input: Input, mut putter: Putter<Body>, handle: VentilatorHandle) -> io::Result<Reading> {
+pub fn start(
+    mut input: Input,
+    mut putter: Putter<Body>,
+    handle: VentilatorHandle,
+) -> io::Result<Reading> {
     let reading = Reading::default();
     let shared = Arc::clone(&reading.shared);
     if let Some(total) = input.tasks_total() {

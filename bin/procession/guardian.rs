@@ -300,15 +300,14 @@ mod tests {
 
     #[test]
     fn the_life_pipe_names_what_is_to_be_removed() {
-        let mut life = [
-            record(ADD, "/a"),
-            record(ADD, "/b"),
-            record(ADD, "/c"),
-        ]
-        .concat();
+        let mut life = [record(ADD, "/a"), record(ADD, "/b"), record(ADD, "/c")].concat();
         assert_eq!(read_life(&mut &life[..]), ["/a", "/b", "/c"]);
         life.truncate(life.len() - 1);
-        assert_eq!(read_life(&mut &life[..]), ["/a", "/b"], "a torn record counts");
+        assert_eq!(
+            read_life(&mut &life[..]),
+            ["/a", "/b"],
+            "a torn record counts"
+        );
     }
 
     #[test]

@@ -33,7 +33,10 @@ mod worker;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
-    if words.nth(1).is_some_and(|word| word == guardian::SUBCOMMAND) {
+    if words
+        .nth(1)
+        .is_some_and(|word| word == guardian::SUBCOMMAND)
+    {
         return guardian::main(words);
     }
     let action = match args::parse(std::env::args_os()) {

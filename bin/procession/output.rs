@@ -113,7 +113,11 @@ impl Output {
         sink: &mut Sink<CommandResult>,
         mut now_and_then: impl FnMut(u64),
     ) -> Result<Gathered, Box<dyn Error>> {
-        let group = if self.joblog.is_some() { GROUP_WITH_LOG } else { GROUP };
+        let group = if self.joblog.is_some() {
+            GROUP_WITH_LOG
+        } else {
+            GROUP
+        };
         let mut due = Instant::now();
         let mut written = 0;
         loop {
@@ -263,7 +267,10 @@ fn say_failure(id: u64, result: &CommandResult) {
     } else if signal != 0 {
         log::warn!("task {id} was killed by signal {signal}: {command}");
     } else {
-        log::info!("task {id} failed with exit status {}: {command}", result.exit);
+        log::info!(
+            "task {id} failed with exit status {}: {command}",
+            result.exit
+        );
     }
 }
 

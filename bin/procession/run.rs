@@ -24,8 +24,8 @@ const HERE: &str = "inproc://run";
 pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
-    let mut builder = feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?
-        .bind_also(HERE);
+    let mut builder =
+        feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?.bind_also(HERE);
     if let Some(bind) = &args.bind {
         builder = builder.bind_also(bind);
     }
@@ -43,7 +43,13 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     // With --bind, -j0 leaves the work to others.
     let local = args.bind.is_none() || args.jobs.jobs != Jobs::Unlimited;
     let working = match local {
-        true => Some(start_worker(&args, &ventilator, input.tasks_total(), job, &stop)?),
+        true => Some(start_worker(
+            &args,
+            &ventilator,
+            input.tasks_total(),
+            job,
+            &stop,
+        )?),
         false => None,
     };
     let guardian = match local {
@@ -103,7 +109,10 @@ fn sink_builder(
 ) -> procession::pipeline::SinkBuilder {
     use procession::Endpoint;
     let builder = sink::builder(&args.output, &args.common);
-    let outside = args.bind.as_ref().and_then(|_| ventilator.endpoints().last());
+    let outside = args
+        .bind
+        .as_ref()
+        .and_then(|_| ventilator.endpoints().last());
     match outside {
         Some(Endpoint::Ipc(_)) => {
             let results = ventilator.private_dir().join("results");

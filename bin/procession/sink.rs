@@ -77,7 +77,9 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
 /// A guardian that removes the sink's sockets should we be killed.
 fn guard(sink: &Sink<CommandResult>, bind: Option<&str>) -> Option<Guardian> {
     let own = sink.private_dir().map(|dir| dir.join("results"));
-    let bound = bind.and_then(|bind| bind.strip_prefix("ipc://")).map(PathBuf::from);
+    let bound = bind
+        .and_then(|bind| bind.strip_prefix("ipc://"))
+        .map(PathBuf::from);
     if own.is_none() && bound.is_none() {
         return None;
     }

@@ -54,7 +54,9 @@ fn own_runs() -> procession::Result<Vec<State>> {
 
 /// One run in one line.
 pub fn line(state: &State) -> String {
-    let total = state.total.map_or(String::new(), |total| format!(" of {total}"));
+    let total = state
+        .total
+        .map_or(String::new(), |total| format!(" of {total}"));
     format!(
         "run {:016x} (process {} on {}): {} done{total}, {} failed, {} running, {} waiting, {} handed on or tried again, {:.1} s",
         state.run,

@@ -65,13 +65,18 @@ fn listen(
     signals::listen(move |event| {
         let order = ending.on(event);
         *exit.lock().unwrap_or_else(PoisonError::into_inner) = ending.exit_code();
-        let handle = handle.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let handle = handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         match (order, handle) {
             (Some(Order::PrintStatus), Some(handle)) => {
                 eprintln!("procession worker: {} tasks ran here", handle.ran());
             }
             (Some(Order::StartNoMore | Order::Drain), Some(handle)) => {
-                log::warn!("leaving: what runs is finished, the rest goes to others; once more to kill it");
+                log::warn!(
+                    "leaving: what runs is finished, the rest goes to others; once more to kill it"
+                );
                 handle.leave();
             }
             (Some(Order::Kill), Some(handle)) => {

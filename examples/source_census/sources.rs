@@ -30,10 +30,9 @@ pub fn list() -> Outcome<Vec<PathBuf>> {
         if let (Some(_), Some(manifest)) = (
             package["source"].as_str(),
             package["manifest_path"].as_str(),
-        ) {
-            if let Some(folder) = Path::new(manifest).parent() {
-                walk(folder, &mut files)?;
-            }
+        ) && let Some(folder) = Path::new(manifest).parent()
+        {
+            walk(folder, &mut files)?;
         }
     }
     if files.is_empty() {

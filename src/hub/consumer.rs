@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::wire::body::{Arriving, Body, IN_MEMORY};
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
-    self, Again, Credit, Goodbye, Heartbeat, Hello, Message, Part, PeerId, Pill, Place, Role, RunId,
-    TaskId, TaskList, Welcome, kind,
+    self, Again, Credit, Goodbye, Heartbeat, Hello, Message, Part, PeerId, Pill, Place, Role,
+    RunId, TaskId, TaskList, Welcome, kind,
 };
 use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
 use crate::wire::wake::Waker;
@@ -152,7 +152,10 @@ impl Shared {
             }
             inbox.waiting_slots += 1;
             inbox = match want.deadline {
-                None => self.ready.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .ready
+                    .wait(inbox)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
@@ -510,10 +513,8 @@ impl Consumer {
                 self.outbox.absorbed(done.link, done.absorbed);
             }
             Message::Revoke(list) if list.run == self.run => self.give_back(&list.tasks),
-            Message::Rejoin(pill) if pill.run == self.run => {
-                if !self.dial.is_greeting() {
-                    self.hello();
-                }
+            Message::Rejoin(pill) if pill.run == self.run && !self.dial.is_greeting() => {
+                self.hello();
             }
             Message::Pill(pill) => self.on_pill(pill),
             Message::Stop(pill) if pill.run == self.run => {
@@ -521,7 +522,8 @@ impl Consumer {
             }
             Message::Goodbye(_) => self.goodbye_heard = true,
             Message::Refused(refused) => {
-                self.dial.refused(refused.why, refused.again, self.heartbeat)?;
+                self.dial
+                    .refused(refused.why, refused.again, self.heartbeat)?;
             }
             _ => {}
         }
@@ -687,7 +689,10 @@ impl Consumer {
     fn read_slots(&mut self) {
         let (finished, again) = {
             let mut out = self.shared.out();
-            (std::mem::take(&mut out.finished), std::mem::take(&mut out.again))
+            (
+                std::mem::take(&mut out.finished),
+                std::mem::take(&mut out.again),
+            )
         };
         for result in finished {
             self.outbox.add(result);
@@ -706,15 +711,21 @@ impl Consumer {
     }
 
     fn read_orders(&mut self) {
-        if self.shared.is_killed() && !std::mem::replace(&mut self.killed, true) {
-            if let Some(on_kill) = &self.settings.on_kill {
-                on_kill();
-            }
+        if self.shared.is_killed()
+            && !std::mem::replace(&mut self.killed, true)
+            && let Some(on_kill) = &self.settings.on_kill
+        {
+            on_kill();
         }
-        if self.shared.leave.load(Ordering::Acquire) && !std::mem::replace(&mut self.leaving, true) {
+        if self.shared.leave.load(Ordering::Acquire) && !std::mem::replace(&mut self.leaving, true)
+        {
             let all: Vec<(TaskId, u32)> = {
                 let inbox = self.shared.inbox();
-                inbox.tasks.iter().map(|task| (task.id, task.attempt)).collect()
+                inbox
+                    .tasks
+                    .iter()
+                    .map(|task| (task.id, task.attempt))
+                    .collect()
             };
             if !all.is_empty() {
                 self.give_back(&all);
@@ -793,7 +804,10 @@ impl Consumer {
             return Ok(());
         }
         if self.dial.tick(self.heartbeat)? == Need::Hello {
-            log::warn!("lost the ventilator at {}; dialling again", self.dial.endpoint());
+            log::warn!(
+                "lost the ventilator at {}; dialling again",
+                self.dial.endpoint()
+            );
             self.hello();
         }
         if now.duration_since(self.last_sent) >= self.heartbeat / 2 && !self.dial.is_greeting() {

@@ -73,7 +73,8 @@ impl Ledger {
             .map(|(&peer, c)| (peer, c.credit(), c.idle_slots()))
             .filter(|&(_, credit, _)| credit > 0)
             .collect();
-        let waiting = self.waiting_count - self.suspects.len().min(self.waiting_count as usize) as u64;
+        let waiting =
+            self.waiting_count - self.suspects.len().min(self.waiting_count as usize) as u64;
         if open.is_empty() || waiting == 0 {
             return;
         }

@@ -91,7 +91,10 @@ impl Dial {
 
     /// The hello was refused; an error unless asking again may help, for a little longer.
     pub(crate) fn refused(&mut self, why: String, again: bool, heartbeat: Duration) -> Result<()> {
-        let since = self.refusal.take().map_or_else(Instant::now, |(since, _)| since);
+        let since = self
+            .refusal
+            .take()
+            .map_or_else(Instant::now, |(since, _)| since);
         if !again || since.elapsed() > heartbeat * super::host::MISSED {
             return Err(self.refusal_error(why));
         }
@@ -171,7 +174,10 @@ impl Dial {
                     } else if self.broken > 0 {
                         "something is there that does not speak ZeroMQ's protocol; look at what listens there".to_owned()
                     } else {
-                        format!("start a ventilator with --bind {}, or wait longer with --patience", self.endpoint)
+                        format!(
+                            "start a ventilator with --bind {}, or wait longer with --patience",
+                            self.endpoint
+                        )
                     },
                 }
             });
@@ -180,7 +186,8 @@ impl Dial {
             .hello_at
             .is_some_and(|at| self.connected && now.duration_since(at) > HELLO_AGAIN);
         let lost = std::mem::take(&mut self.link_lost);
-        let unheard = self.hello_at.is_none() && self.ever_heard && silent > heartbeat * super::host::MISSED;
+        let unheard =
+            self.hello_at.is_none() && self.ever_heard && silent > heartbeat * super::host::MISSED;
         if !(unanswered || lost || unheard) {
             return Ok(Need::Nothing);
         }

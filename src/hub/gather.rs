@@ -74,17 +74,16 @@ pub(crate) struct KeptBox {
 impl KeptBox {
     /// Adds what was kept; tasks that ended alike, one after the other, become one entry.
     pub(crate) fn push(&mut self, kept: Kept) {
-        if let Some(last) = self.kept.last_mut() {
-            if last.first + last.count == kept.first
-                && last.worker == kept.worker
-                && last.attempt == kept.attempt
-                && last.exit == kept.exit
-                && last.signal == kept.signal
-            {
-                last.count += kept.count;
-                last.micros += kept.micros;
-                return;
-            }
+        if let Some(last) = self.kept.last_mut()
+            && last.first + last.count == kept.first
+            && last.worker == kept.worker
+            && last.attempt == kept.attempt
+            && last.exit == kept.exit
+            && last.signal == kept.signal
+        {
+            last.count += kept.count;
+            last.micros += kept.micros;
+            return;
         }
         self.kept.push(kept);
     }
@@ -117,7 +116,10 @@ impl Shared {
                 return Waited::Ended(queue.pill);
             }
             queue = match deadline {
-                None => self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .ready
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
@@ -251,7 +253,11 @@ impl Gather {
         gather.hello();
         let mut joined = None;
         while joined.is_none() && gather.pill.is_none() {
-            poll(&[&gather.dial.socket], &shared.waker, Duration::from_millis(100))?;
+            poll(
+                &[&gather.dial.socket],
+                &shared.waker,
+                Duration::from_millis(100),
+            )?;
             if shared.leave.load(Ordering::Acquire) {
                 break;
             }
@@ -425,10 +431,8 @@ impl Gather {
         match message {
             Message::Welcome(welcome) => self.on_welcome(&welcome)?,
             Message::Heartbeat(beat) if beat.run == self.run => self.confirm(beat.ack),
-            Message::Rejoin(pill) if pill.run == self.run => {
-                if !self.dial.is_greeting() {
-                    self.hello();
-                }
+            Message::Rejoin(pill) if pill.run == self.run && !self.dial.is_greeting() => {
+                self.hello();
             }
             Message::Pill(pill) => {
                 self.pill = Some(pill);
@@ -436,7 +440,8 @@ impl Gather {
                 self.shared.ready.notify_all();
             }
             Message::Refused(refused) => {
-                self.dial.refused(refused.why, refused.again, self.heartbeat)?;
+                self.dial
+                    .refused(refused.why, refused.again, self.heartbeat)?;
             }
             _ => {}
         }
@@ -466,7 +471,10 @@ impl Gather {
                         continue;
                     }
                     let key = (part.peer, part.id, part.attempt);
-                    self.parts.entry(key).or_default().add(part.offset, &part.bytes);
+                    self.parts
+                        .entry(key)
+                        .or_default()
+                        .add(part.offset, &part.bytes);
                 }
                 Ok(other) => log::debug!("ignored among results: {other:?}"),
                 Err(error) => log::warn!("sink: ignored a result: {error}"),
@@ -569,7 +577,10 @@ impl Gather {
                 return;
             }
             self.acked_at = Instant::now();
-            (std::mem::take(&mut all.kept), std::mem::take(&mut all.absorbed))
+            (
+                std::mem::take(&mut all.kept),
+                std::mem::take(&mut all.absorbed),
+            )
         };
         let mut totals = Vec::with_capacity(absorbed.len());
         for ((peer, link), bytes) in absorbed {
@@ -609,7 +620,10 @@ impl Gather {
             return Ok(());
         }
         if self.dial.tick(self.heartbeat)? == Need::Hello {
-            log::warn!("lost the ventilator at {}; dialling again", self.dial.endpoint());
+            log::warn!(
+                "lost the ventilator at {}; dialling again",
+                self.dial.endpoint()
+            );
             self.hello();
         }
         if now.duration_since(self.last_sent) >= self.heartbeat / 2 && !self.dial.is_greeting() {
@@ -625,7 +639,10 @@ impl Gather {
 }
 
 /// Binds where results are gathered: by the same transport that leads to the ventilator, and where the user says besides.
-fn bind_results(results: &mut Socket, settings: &Settings) -> Result<(Vec<String>, Option<RuntimeDir>)> {
+fn bind_results(
+    results: &mut Socket,
+    settings: &Settings,
+) -> Result<(Vec<String>, Option<RuntimeDir>)> {
     let mut dir = None;
     let mut endpoints = Vec::new();
     if let Some(bind) = &settings.bind {

@@ -307,9 +307,8 @@ impl Host {
         };
         // Over before a sink came, as with an empty input: whoever is dialling now still hears that there is nothing to do.
         let awaited = !self.had_sink && now.duration_since(since) < self.settings.heartbeat;
-        let all_gone = self.peers.is_empty()
-            && self.sink.as_ref().is_none_or(|sink| sink.goodbye)
-            && !awaited;
+        let all_gone =
+            self.peers.is_empty() && self.sink.as_ref().is_none_or(|sink| sink.goodbye) && !awaited;
         let limit = if self.killed {
             Duration::from_secs(2)
         } else {
@@ -325,7 +324,11 @@ impl Host {
             run: self.settings.run,
             done: totals.done,
             failed: totals.failed,
-            cause: if self.error.is_some() { 255 } else { self.cause },
+            cause: if self.error.is_some() {
+                255
+            } else {
+                self.cause
+            },
             kill: self.killed,
         })
     }
@@ -448,27 +451,27 @@ impl Host {
         if run != self.settings.run {
             return self.refuse(route, "this is another run".to_owned(), false);
         }
-        if let Some(sink) = &mut self.sink {
-            if sink.route == route {
-                sink.last_heard = Instant::now();
-                if let Message::Goodbye(goodbye) = message {
-                    sink.goodbye = true;
-                    if self.closing.is_none() {
-                        self.read_acks();
-                        if !goodbye.end {
-                            self.sink_gone("said goodbye");
-                        } else {
-                            // Nobody will read what is still to come.
-                            log::info!("the sink ends the run: {}", goodbye.why);
-                            self.orders.halt(OUTPUT_CLOSED);
-                            self.orders.kill();
-                            self.sink_gone("has closed");
-                            self.abandoned = true;
-                        }
+        if let Some(sink) = &mut self.sink
+            && sink.route == route
+        {
+            sink.last_heard = Instant::now();
+            if let Message::Goodbye(goodbye) = message {
+                sink.goodbye = true;
+                if self.closing.is_none() {
+                    self.read_acks();
+                    if !goodbye.end {
+                        self.sink_gone("said goodbye");
+                    } else {
+                        // Nobody will read what is still to come.
+                        log::info!("the sink ends the run: {}", goodbye.why);
+                        self.orders.halt(OUTPUT_CLOSED);
+                        self.orders.kill();
+                        self.sink_gone("has closed");
+                        self.abandoned = true;
                     }
                 }
-                return;
             }
+            return;
         }
         let Some(&id) = self.routes.get(route) else {
             if !matches!(message, Message::Goodbye(_)) {
@@ -537,7 +540,11 @@ impl Host {
             return;
         }
         let Some(via) = Transport::from_number(hello.via) else {
-            return self.refuse(route, format!("transport {} is not known", hello.via), false);
+            return self.refuse(
+                route,
+                format!("transport {} is not known", hello.via),
+                false,
+            );
         };
         match hello.role {
             role if role == Role::Worker as u8 => self.on_worker(route, via, hello),
@@ -1166,5 +1173,8 @@ pub(crate) fn machine_id() -> String {
 
 /// This host's name.
 pub(crate) fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }

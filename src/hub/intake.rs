@@ -104,7 +104,9 @@ impl Intake {
         state.starving = eager;
         if !eager && !state.ended && state.tasks.len() < GROUP && state.room > 0 {
             // What may be put grows all the same.
-            state.room = state.room.max(room.saturating_sub(state.tasks.len() as u64));
+            state.room = state
+                .room
+                .max(room.saturating_sub(state.tasks.len() as u64));
             return (Vec::new(), false);
         }
         let entries = std::mem::take(&mut state.tasks);

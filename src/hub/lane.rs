@@ -9,9 +9,7 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
-use crate::wire::frame::{
-    Batch, INLINE, PART_SIZE, Part, Place, RunId, TaskId, encode_part,
-};
+use crate::wire::frame::{Batch, INLINE, PART_SIZE, Part, Place, RunId, TaskId, encode_part};
 use crate::wire::socket::{Kind, LinkEvent, Socket};
 
 pub(crate) struct Lane {
@@ -68,7 +66,9 @@ impl Lane {
             socket = socket.monitored()?;
         }
         let address = match transport {
-            Transport::Inproc => socket.bind(&Endpoint::Inproc(format!("{run:x}-lane-{number}")))?,
+            Transport::Inproc => {
+                socket.bind(&Endpoint::Inproc(format!("{run:x}-lane-{number}")))?
+            }
             Transport::Ipc => socket.bind(&Endpoint::Ipc(dir.join(format!("l{number}"))))?,
             Transport::Tcp => socket.bind_in(host, ports)?,
         };
@@ -161,16 +161,16 @@ impl Lane {
             return Ok(false);
         };
         let len = first.body.len();
-        if let Body::Memory(bytes) = &first.body {
-            if bytes.len() <= SMALL {
-                if batch.is_full_for(bytes.len()) {
-                    send_batch(&self.socket, batch, run);
-                }
-                batch.push_inline_task(first.id, first.attempt, first.tries_left, bytes);
-                self.bytes += len;
-                self.queue.pop_front();
-                return Ok(true);
+        if let Body::Memory(bytes) = &first.body
+            && bytes.len() <= SMALL
+        {
+            if batch.is_full_for(bytes.len()) {
+                send_batch(&self.socket, batch, run);
             }
+            batch.push_inline_task(first.id, first.attempt, first.tries_left, bytes);
+            self.bytes += len;
+            self.queue.pop_front();
+            return Ok(true);
         }
         let place = match &first.body {
             Body::Range { .. } if self.transport == Transport::Inproc => {

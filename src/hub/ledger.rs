@@ -328,7 +328,10 @@ impl Ledger {
     #[must_use]
     pub fn is_over(&self) -> bool {
         if self.halted {
-            let condemned = self.tasks.values().any(|task| task.state == State::Condemned);
+            let condemned = self
+                .tasks
+                .values()
+                .any(|task| task.state == State::Condemned);
             !condemned && self.consumers.values().all(|consumer| consumer.leases == 0)
         } else {
             self.ended && self.tasks.is_empty()
@@ -484,7 +487,12 @@ impl Ledger {
             let Some(task) = self.tasks.get_mut(id) else {
                 continue;
             };
-            let State::Leased { to, seq: held, alone } = task.state else {
+            let State::Leased {
+                to,
+                seq: held,
+                alone,
+            } = task.state
+            else {
                 continue;
             };
             if to != peer || held != seq {
@@ -591,12 +599,11 @@ impl Ledger {
             .filter(|(_, c)| c.ready && !c.silent && !c.apart && c.reserved.is_none())
             .min_by_key(|(peer, c)| (c.ahead() + u64::from(c.running), **peer))
             .map(|(&peer, _)| peer);
-        if let Some(peer) = freest {
-            if self.lease(peer, 1) == 1 {
-                if let Some(consumer) = self.consumers.get_mut(&peer) {
-                    consumer.reserved = Some(lowest);
-                }
-            }
+        if let Some(peer) = freest
+            && self.lease(peer, 1) == 1
+            && let Some(consumer) = self.consumers.get_mut(&peer)
+        {
+            consumer.reserved = Some(lowest);
         }
     }
 
@@ -648,12 +655,12 @@ impl Ledger {
 
     /// A lease ends as if it had never been given.
     pub fn withdraw(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
-        if self.take_from(peer, id, attempt) {
-            if let Some(task) = self.tasks.get_mut(id) {
-                task.attempt = task.attempt.saturating_sub(1);
-                if task.attempt > 0 {
-                    self.totals.again = self.totals.again.saturating_sub(1);
-                }
+        if self.take_from(peer, id, attempt)
+            && let Some(task) = self.tasks.get_mut(id)
+        {
+            task.attempt = task.attempt.saturating_sub(1);
+            if task.attempt > 0 {
+                self.totals.again = self.totals.again.saturating_sub(1);
             }
         }
     }
@@ -673,14 +680,20 @@ impl Ledger {
         };
         consumer.sent_tasks = consumer.sent_tasks.saturating_sub(1);
         consumer.sent_bytes = consumer.sent_bytes.saturating_sub(bytes);
-        if let Some(at) = consumer.lane.iter().rposition(|&entry| entry == (place, id)) {
+        if let Some(at) = consumer
+            .lane
+            .iter()
+            .rposition(|&entry| entry == (place, id))
+        {
             consumer.lane.remove(at);
         }
         let behind = consumer.lane.iter_mut().rev();
         for (seq, other) in behind.take_while(|(seq, _)| *seq > place) {
             if let Some(task) = self.tasks.get_mut(*other) {
                 match &mut task.state {
-                    State::Leased { to, seq: held, .. } if *to == peer && *held == *seq => *held -= 1,
+                    State::Leased { to, seq: held, .. } if *to == peer && *held == *seq => {
+                        *held -= 1
+                    }
                     _ => {}
                 }
             }
@@ -690,10 +703,10 @@ impl Ledger {
 
     /// A try failed, and the task has tries left.
     pub fn again(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
-        if self.take_from(peer, id, attempt) {
-            if let Some(task) = self.tasks.get_mut(id) {
-                task.tries_left = task.tries_left.saturating_sub(1);
-            }
+        if self.take_from(peer, id, attempt)
+            && let Some(task) = self.tasks.get_mut(id)
+        {
+            task.tries_left = task.tries_left.saturating_sub(1);
         }
     }
 
@@ -771,9 +784,9 @@ impl Ledger {
     /// How many tasks are to be relayed to a consumer.
     #[must_use]
     pub fn relay_len(&self, peer: PeerId) -> u64 {
-        self.consumers
-            .get(&peer)
-            .map_or(0, |consumer| consumer.relay.iter().map(|&(_, count)| count).sum())
+        self.consumers.get(&peer).map_or(0, |consumer| {
+            consumer.relay.iter().map(|&(_, count)| count).sum()
+        })
     }
 
     // ---- what can be seen ----
@@ -803,7 +816,9 @@ impl Ledger {
 
     /// All consumers that are there, the silent ones too.
     pub fn consumers(&self) -> impl Iterator<Item = (PeerId, &Consumer)> {
-        self.consumers.iter().map(|(&peer, consumer)| (peer, consumer))
+        self.consumers
+            .iter()
+            .map(|(&peer, consumer)| (peer, consumer))
     }
 
     /// How many.
@@ -827,7 +842,10 @@ impl Ledger {
     /// Tasks leased.
     #[must_use]
     pub fn leased(&self) -> u64 {
-        self.consumers.values().map(|consumer| consumer.leases as u64).sum()
+        self.consumers
+            .values()
+            .map(|consumer| consumer.leases as u64)
+            .sum()
     }
 
     /// Whether [`halt`](Self::halt) was called.

@@ -17,6 +17,6 @@ pub(crate) mod gather;
 pub(crate) mod host;
 pub(crate) mod intake;
 pub(crate) mod lane;
-pub(crate) mod outbox;
 pub mod ledger;
+pub(crate) mod outbox;
 mod task_table;

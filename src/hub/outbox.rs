@@ -31,7 +31,9 @@ const LONGEST_ERROR: usize = 8 << 10;
 /// A text as the body of a result without a value.
 pub(crate) fn error_body(mut text: String) -> Body {
     if text.len() > LONGEST_ERROR {
-        let end = (0..=LONGEST_ERROR).rev().find(|&at| text.is_char_boundary(at));
+        let end = (0..=LONGEST_ERROR)
+            .rev()
+            .find(|&at| text.is_char_boundary(at));
         text.truncate(end.unwrap_or(0));
     }
     Body::from(text.into_bytes())
@@ -163,11 +165,12 @@ impl Outbox {
         } else {
             (first..first.saturating_add(count)).for_each(|id| self.forget(id));
         }
-        if let Some(at) = self.unsent.front() {
-            if self.offset > 0 && self.kept.get(*at).is_none() {
-                self.offset = 0;
-                self.unsent.pop_front();
-            }
+        if let Some(at) = self.unsent.front()
+            && self.offset > 0
+            && self.kept.get(*at).is_none()
+        {
+            self.offset = 0;
+            self.unsent.pop_front();
         }
     }
 
@@ -291,7 +294,10 @@ pub(crate) const fn cost(inline: usize) -> u64 {
 
 /// The endpoint of the sink's that is nearest to how we came ourselves.
 fn choose(endpoints: &[String], dialled: &Endpoint) -> Option<Endpoint> {
-    let all: Vec<Endpoint> = endpoints.iter().filter_map(|text| text.parse().ok()).collect();
+    let all: Vec<Endpoint> = endpoints
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .collect();
     let reach: &[Transport] = match dialled.transport() {
         Transport::Inproc => &[Transport::Inproc, Transport::Ipc, Transport::Tcp],
         Transport::Ipc => &[Transport::Ipc, Transport::Tcp],
@@ -300,7 +306,10 @@ fn choose(endpoints: &[String], dialled: &Endpoint) -> Option<Endpoint> {
     };
     reach
         .iter()
-        .find_map(|transport| all.iter().find(|endpoint| endpoint.transport() == *transport))
+        .find_map(|transport| {
+            all.iter()
+                .find(|endpoint| endpoint.transport() == *transport)
+        })
         .cloned()
         .map(|endpoint| endpoint.with_host_if_any(dialled.host().unwrap_or("127.0.0.1")))
 }

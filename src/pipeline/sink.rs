@@ -212,13 +212,13 @@ impl SinkBuilder {
         }
         let (gather, shared, joined) = Gather::connect(
             Settings {
-            endpoint,
-            bind,
-            tcp_host: self.tcp_host,
-            ports: self.ports,
-            peer: random_id()?,
-            patience: self.patience,
-            ordered: self.ordered,
+                endpoint,
+                bind,
+                tcp_host: self.tcp_host,
+                ports: self.ports,
+                peer: random_id()?,
+                patience: self.patience,
+                ordered: self.ordered,
             },
             |shared| {
                 if let Some(call) = self.on_dial {
@@ -381,11 +381,11 @@ impl<R: Payload> Sink<R> {
 
     /// Behind the pill: the rest that waited for its turn was stopped before it was done, and has gaps.
     fn ended(&mut self) -> Result<Got<R>> {
-        if let Some(turn) = &mut self.turn {
-            if let Some((_, arrived)) = turn.waiting.pop_first() {
-                let outcome = self.outcome(arrived);
-                return Ok(Got::Outcome(Box::new(outcome)));
-            }
+        if let Some(turn) = &mut self.turn
+            && let Some((_, arrived)) = turn.waiting.pop_first()
+        {
+            let outcome = self.outcome(arrived);
+            return Ok(Got::Outcome(Box::new(outcome)));
         }
         self.acknowledge();
         if self.pill.is_none() {
@@ -409,13 +409,13 @@ impl<R: Payload> Sink<R> {
         };
         loop {
             turn.next = turn.done.first_missing(turn.next);
-            if let Some(entry) = turn.waiting.first_entry() {
-                if *entry.key() == turn.next {
-                    turn.next += 1;
-                    let arrived = entry.remove();
-                    turn.memory -= arrived.body.in_memory();
-                    return Some(arrived);
-                }
+            if let Some(entry) = turn.waiting.first_entry()
+                && *entry.key() == turn.next
+            {
+                turn.next += 1;
+                let arrived = entry.remove();
+                turn.memory -= arrived.body.in_memory();
+                return Some(arrived);
             }
             let arrived = self.here.pop_front()?;
             absorb(&mut self.mine, &arrived);
@@ -553,10 +553,10 @@ impl<R: Payload> Drop for Sink<R> {
     fn drop(&mut self) {
         // What the program held last was not asked beyond: it is not kept.
         self.acknowledge();
-        if self.thread.is_some() {
-            if let Err(error) = self.join() {
-                log::warn!("{error}");
-            }
+        if self.thread.is_some()
+            && let Err(error) = self.join()
+        {
+            log::warn!("{error}");
         }
     }
 }
@@ -600,7 +600,9 @@ impl Turn {
                 match self.spool(bytes) {
                     Ok(body) => arrived.body = body,
                     Err(error) => {
-                        log::warn!("a result that waits for its turn stays in memory: no temporary file: {error}");
+                        log::warn!(
+                            "a result that waits for its turn stays in memory: no temporary file: {error}"
+                        );
                     }
                 }
             } else {

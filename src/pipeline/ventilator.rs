@@ -219,10 +219,11 @@ impl<T: Payload> Ventilator<T> {
                 .scratch
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            task.into_body(&mut scratch).map_err(|why| Error::Encoding {
-                what: "a task".to_owned(),
-                why,
-            })?
+            task.into_body(&mut scratch)
+                .map_err(|why| Error::Encoding {
+                    what: "a task".to_owned(),
+                    why,
+                })?
         };
         self.intake
             .put(body)

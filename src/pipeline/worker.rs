@@ -180,7 +180,10 @@ impl Worker {
     ///
     /// # Errors
     /// [`Error::VentilatorLost`].
-    pub fn run<T: Payload, R: Payload>(self, function: impl Fn(T) -> R + Sync) -> Result<WorkerEnd> {
+    pub fn run<T: Payload, R: Payload>(
+        self,
+        function: impl Fn(T) -> R + Sync,
+    ) -> Result<WorkerEnd> {
         self.serve(|mut slot: Slot<T, R>| slot.run(&function))
     }
 
@@ -253,7 +256,10 @@ impl Worker {
         })?;
         Ok(WorkerEnd {
             tasks: self.shared.ran(),
-            cause: ended.pill.filter(|pill| pill.run != 0).map(|pill| Cause::from_number(pill.cause)),
+            cause: ended
+                .pill
+                .filter(|pill| pill.run != 0)
+                .map(|pill| Cause::from_number(pill.cause)),
         })
     }
 }
@@ -384,10 +390,7 @@ impl<T: Payload, R: Payload> Slot<T, R> {
     /// Up to `most` tasks; waits for the first. `None` when there will be none.
     #[must_use]
     pub fn get_many(&self, most: usize) -> Option<Vec<Lease<T>>> {
-        Some(leases(self.shared.take(Want {
-            tasks: most,
-            ..ANY
-        })?))
+        Some(leases(self.shared.take(Want { tasks: most, ..ANY })?))
     }
 
     /// Up to `most` tasks of up to `bytes` bytes in all (but at least one task); waits for the first. Empty when the
@@ -434,7 +437,9 @@ impl<T: Payload, R: Payload> Slot<T, R> {
         let Some((first, _)) = answers.first() else {
             return;
         };
-        let since = self.last_finish.map_or(first.since, |last| last.max(first.since));
+        let since = self
+            .last_finish
+            .map_or(first.since, |last| last.max(first.since));
         self.last_finish = Some(now);
         let each = now.saturating_duration_since(since) / answers.len() as u32;
         let finished: Vec<_> = answers

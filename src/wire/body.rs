@@ -137,7 +137,9 @@ impl Body {
     /// When the file cannot be read, or has become shorter than the body ([`io::ErrorKind::UnexpectedEof`]).
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.len().saturating_sub(offset);
-        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let want = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         if want == 0 {
             return Ok(0);
         }
@@ -265,11 +267,12 @@ impl Arriving {
         }
         self.len += bytes.len() as u64;
         if self.error.is_none() {
-            self.error = self
-                .writer
-                .write_all(bytes)
-                .err()
-                .map(|error| format!("there is no room for it in {}: {error}", std::env::temp_dir().display()));
+            self.error = self.writer.write_all(bytes).err().map(|error| {
+                format!(
+                    "there is no room for it in {}: {error}",
+                    std::env::temp_dir().display()
+                )
+            });
         }
     }
 

@@ -179,7 +179,7 @@ impl FromStr for Endpoint {
         };
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(bad(
-                "it has no scheme; write tcp://HOST:PORT or ipc://PATH".to_owned(),
+                "it has no scheme; write tcp://HOST:PORT or ipc://PATH".to_owned()
             ));
         };
         if rest.contains('\0') {

@@ -586,8 +586,7 @@ fn whole<'a, M: Deserialize<'a>>(bytes: &'a [u8]) -> Result<M, Malformed> {
     let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
     // Messages are flat; a deep nest can only be an attack on the stack.
     reader.set_max_depth(16);
-    let message =
-        M::deserialize(&mut reader).map_err(|error| Malformed(error.to_string()))?;
+    let message = M::deserialize(&mut reader).map_err(|error| Malformed(error.to_string()))?;
     Ok(message)
 }
 
@@ -782,7 +781,10 @@ fn results(bytes: &Bytes) -> Result<Results, Malformed> {
     type Entry<'a> = (u64, u32, i32, i32, u64, RawPlace<'a>);
     let (_, run, peer, link, raw): (u8, u64, u64, u32, Vec<Entry<'_>>) = whole(bytes)?;
     // A worker names no files for the sink to open: it may be another user's, on another host.
-    if raw.iter().any(|entry| matches!(entry.5, RawPlace::File(..))) {
+    if raw
+        .iter()
+        .any(|entry| matches!(entry.5, RawPlace::File(..)))
+    {
         return Err(Malformed("a result is in a file".to_owned()));
     }
     let entries = raw
@@ -852,10 +854,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawPlace<'a> {
                     .map_err(|_| E::invalid_value(de::Unexpected::Signed(len), &self))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let path: &serde_bytes::Bytes =
-                    seq.next_element()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
-                let offset = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(1, &self))?;
-                let len = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(2, &self))?;
+                let path: &serde_bytes::Bytes = seq
+                    .next_element()?
+                    .ok_or_else(|| de::Error::invalid_length(0, &self))?;
+                let offset = seq
+                    .next_element()?
+                    .ok_or_else(|| de::Error::invalid_length(1, &self))?;
+                let len = seq
+                    .next_element()?
+                    .ok_or_else(|| de::Error::invalid_length(2, &self))?;
                 Ok(RawPlace::File(path, offset, len))
             }
         }

@@ -38,11 +38,11 @@ impl IdSet {
     /// Adds `id`; whether it was new.
     pub fn insert(&mut self, id: u64) -> bool {
         // Nearly always the id behind the last one.
-        if let Some(mut last) = self.ranges.last_entry() {
-            if *last.get() == id {
-                *last.get_mut() = id.saturating_add(1);
-                return true;
-            }
+        if let Some(mut last) = self.ranges.last_entry()
+            && *last.get() == id
+        {
+            *last.get_mut() = id.saturating_add(1);
+            return true;
         }
         if self.contains(id) {
             return false;
@@ -58,11 +58,11 @@ impl IdSet {
         }
         let mut start = first;
         let mut end = first.saturating_add(count);
-        if let Some((&before, &until)) = self.ranges.range(..=start).next_back() {
-            if until >= start {
-                start = before;
-                end = end.max(until);
-            }
+        if let Some((&before, &until)) = self.ranges.range(..=start).next_back()
+            && until >= start
+        {
+            start = before;
+            end = end.max(until);
         }
         while let Some((&next, &until)) = self.ranges.range(start..=end).next() {
             end = end.max(until);
@@ -82,7 +82,9 @@ impl IdSet {
 
     /// The ranges in order, each as its first id and its length.
     pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.ranges.iter().map(|(&start, &end)| (start, end - start))
+        self.ranges
+            .iter()
+            .map(|(&start, &end)| (start, end - start))
     }
 
     /// How many ids there are.

@@ -17,7 +17,9 @@ pub fn base() -> Result<PathBuf, Error> {
     let chosen = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         // A socket's path may have 107 bytes, and about forty come behind this.
-        .filter(|dir| dir.is_absolute() && dir.as_os_str().len() < LONGEST_IPC_PATH - 50 && dir.is_dir())
+        .filter(|dir| {
+            dir.is_absolute() && dir.as_os_str().len() < LONGEST_IPC_PATH - 50 && dir.is_dir()
+        })
         .map_or_else(
             || PathBuf::from(format!("/tmp/procession-{uid}")),
             |dir| dir.join("procession"),

@@ -385,10 +385,12 @@ fn lock_path(path: &std::path::Path) -> std::result::Result<BoundPath, String> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let lock_path = PathBuf::from(lock_path);
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        if !parent.is_dir() {
-            return Err(format!("{} is not a directory", parent.display()));
-        }
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        && !parent.is_dir()
+    {
+        return Err(format!("{} is not a directory", parent.display()));
     }
     for _ in 0..16 {
         let file = OpenOptions::new()

@@ -118,9 +118,8 @@ fn a_line_is_there_before_the_pipe_ends() -> Outcome {
     let mut writer = File::from(writer);
     let mut lines = Lines::new(File::from(reader), b'\n');
     writer.write_all(b"one\ntwo\nthr")?;
-    let mut next = || -> io::Result<_> {
-        lines.next().transpose()?.map(|b| b.to_bytes()).transpose()
-    };
+    let mut next =
+        || -> io::Result<_> { lines.next().transpose()?.map(|b| b.to_bytes()).transpose() };
     assert_eq!(next()?, Some("one".into()));
     assert_eq!(next()?, Some("two".into()));
     writer.write_all(b"ee")?;
