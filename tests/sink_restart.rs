@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use common::{Running, Scene, assert_each_once, joblog, numbers, tcp};
@@ -53,10 +54,15 @@ fn results(dir: &Path) -> BTreeMap<u64, Vec<u8>> {
 /// Kills the sink each time that the log has grown by `step`, while work goes on; in the end all is there once.
 fn killed_again_and_again(endpoint: &str, scene: &Scene, tasks: u64, command: &str, more: &[&str]) {
     const TIMES: u64 = 6;
-    let ventilator = scene
+    let mut ventilator = scene
         .procession(["ventilator", "--bind", endpoint, command])
-        .input(numbers(tasks))
+        .open_input()
         .start();
+    // Open until the last sink is there: or all might be done, and the run over, before a sink is killed.
+    let mut input = ventilator.stdin.take().expect("an open input");
+    input
+        .write_all(&numbers(tasks))
+        .expect("a ventilator that reads");
     let workers = workers(scene, endpoint);
     let log = scene.path("log");
     for time in 1..=TIMES {
@@ -72,8 +78,17 @@ fn killed_again_and_again(endpoint: &str, scene: &Scene, tasks: u64, command: &s
         });
         sink.kill();
     }
-    let last = sink(scene, endpoint, more).wait();
-    last.assert_success();
+    let last = sink(scene, endpoint, more);
+    scene.until("the last sink is there", || {
+        let status = scene.status(endpoint)?;
+        let peers = status["peers"].as_array()?;
+        peers
+            .iter()
+            .any(|peer| peer["role"] == "sink" && peer["pid"] == last.pid())
+            .then_some(())
+    });
+    drop(input);
+    last.wait().assert_success();
     ventilator.wait().assert_success();
     for worker in workers {
         worker.wait().assert_success();
@@ -206,7 +221,6 @@ fn a_second_sink_is_refused_while_the_first_lives() {
     );
     let workers = workers(&scene, &endpoint);
     {
-        use std::io::Write;
         let input = ventilator.stdin.as_mut().expect("an open input");
         input
             .write_all(&numbers(10))

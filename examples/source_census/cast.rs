@@ -123,13 +123,14 @@ impl Cast {
             }
             if plan.kill && killed.is_none() && done >= plan.files / 10 {
                 let mut worker = self.workers.remove(0);
-                worker.kill()?;
+                let sent = worker.kill();
+                killed = Some(worker.wait()?);
+                sent?;
                 say(&format!(
                     "killed a worker (process {}) with SIGKILL after {} files; the others do its work",
                     worker.id(),
                     done + 1
                 ));
-                killed = Some(worker.wait()?);
             }
         }
         let took = self.since.elapsed();
