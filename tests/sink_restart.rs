@@ -53,30 +53,39 @@ fn results(dir: &Path) -> BTreeMap<u64, Vec<u8>> {
 
 /// Kills the sink each time that the log has grown by `step`, while work goes on; in the end all is there once.
 fn killed_again_and_again(endpoint: &str, scene: &Scene, tasks: u64, command: &str, more: &[&str]) {
-    const TIMES: u64 = 6;
+    const TIMES: usize = 6;
     let mut ventilator = scene
         .procession(["ventilator", "--bind", endpoint, command])
         .open_input()
         .start();
-    // Open until the last sink is there: or all might be done, and the run over, before a sink is killed.
+    // In portions, and open until the last sink is there: or all might be done before a sink is killed.
     let mut input = ventilator.stdin.take().expect("an open input");
-    input
-        .write_all(&numbers(tasks))
-        .expect("a ventilator that reads");
+    let all = numbers(tasks);
+    let lines: Vec<&[u8]> = all.split_inclusive(|byte| *byte == b'\n').collect();
+    let portion = lines.len() / (TIMES + 1);
+    let mut portions = lines.chunks(portion).map(<[_]>::concat);
     let workers = workers(scene, endpoint);
     let log = scene.path("log");
-    for time in 1..=TIMES {
+    for _ in 0..TIMES {
+        let before = joblog(&log).len();
+        let more_input = portions.next().expect("a portion for each");
+        input
+            .write_all(&more_input)
+            .expect("a ventilator that reads");
         let mut sink = sink(scene, endpoint, more);
-        let wanted = (tasks * time / (TIMES + 2)) as usize;
+        // It has kept some, and more are on their way to it.
         scene.until_true("the log grows", || {
             assert!(
                 sink.is_running(),
                 "the sink ended: {}",
                 sink.stderr_so_far()
             );
-            joblog(&log).len() >= wanted
+            joblog(&log).len() >= before + portion / 2
         });
         sink.kill();
+    }
+    for rest in portions {
+        input.write_all(&rest).expect("a ventilator that reads");
     }
     let last = sink(scene, endpoint, more);
     scene.until("the last sink is there", || {

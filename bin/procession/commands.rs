@@ -17,6 +17,9 @@ use crate::filter::{self, Answers, FilterSpec, FilterTasks, Outcome, Tasks};
 use crate::guardian::{GroupSlot, Guardian};
 use crate::stop::Stop;
 
+/// Lines that wait for a filter, beyond those under way to it.
+const FILTER_AHEAD: u64 = 4096;
+
 type CommandSlot = Slot<Body, CommandResult>;
 type CommandLease = Lease<Body>;
 
@@ -64,6 +67,9 @@ impl Commands {
     /// # Errors
     /// When the ventilator is lost.
     pub fn serve(&self, worker: Worker) -> procession::Result<WorkerEnd> {
+        if self.job.mode == Mode::Filter {
+            worker.fetch_ahead(FILTER_AHEAD);
+        }
         worker.serve(|slot: CommandSlot| match self.job.mode {
             Mode::Value | Mode::Pipe => self.run_each(slot),
             Mode::Filter => self.run_filter(slot),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::dial::{Dial, Need, say_malformed};
+use super::hand_over;
 use super::host::{host_name, machine_id};
 use super::outbox::{Finished, Outbox, error_body};
 use crate::error::{Error, Result};
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     slots: u32,
     /// Mean duration of a task in nanoseconds, 0 before the first has ended.
     mean: AtomicU64,
+    /// Tasks to fetch ahead of each slot, whatever their length; 0: by their length.
+    pub(crate) ahead: AtomicU64,
     leave: AtomicBool,
     kill: AtomicBool,
     /// The ventilator is in this process: nobody could learn of a death of ours, so starts need not be told at once.
@@ -297,6 +300,7 @@ impl Consumer {
             waker,
             slots: settings.slots,
             mean: AtomicU64::new(0),
+            ahead: AtomicU64::new(0),
             leave: AtomicBool::new(false),
             kill: AtomicBool::new(false),
             local: settings.endpoint.transport() == Transport::Inproc,
@@ -562,22 +566,33 @@ impl Consumer {
                     last = false;
                     for entry in tasks.entries {
                         lane.received += 1;
-                        let key = (entry.id, entry.attempt);
+                        let key_of = (entry.id, entry.attempt);
                         let body = match entry.place {
                             Place::Inline(bytes) => Body::Memory(bytes),
                             // Only of our own process a path is believed.
                             Place::File(body) if self.shared.local => body,
                             Place::Parts(len) => {
-                                match lane.parts.remove(&key).unwrap_or_default().finish(len) {
+                                match lane.parts.remove(&key_of).unwrap_or_default().finish(len) {
                                     Ok(body) => body,
                                     Err(why) => {
-                                        lost.push((key, why));
+                                        lost.push((key_of, why));
                                         continue;
                                     }
                                 }
                             }
+                            Place::Handed(key) => match hand_over::take(key) {
+                                Some(body) => {
+                                    // A body in a file is in nobody's memory.
+                                    lane.spilled += body.len() - weight(&body);
+                                    body
+                                }
+                                None => {
+                                    lost.push((key_of, "it was handed over and is not there".to_owned()));
+                                    continue;
+                                }
+                            },
                             Place::File(_) | Place::Error(_) => {
-                                lost.push((key, "it is not here".to_owned()));
+                                lost.push((key_of, "it is not here".to_owned()));
                                 continue;
                             }
                         };
@@ -788,7 +803,10 @@ impl Consumer {
             return 0;
         }
         let mean = Duration::from_nanos(self.shared.mean.load(Ordering::Relaxed));
-        let ahead = if mean.is_zero() || mean > LONG {
+        let fixed = self.shared.ahead.load(Ordering::Relaxed);
+        let ahead = if fixed > 0 {
+            fixed * slots
+        } else if mean.is_zero() || mean > LONG {
             0
         } else {
             let each = (HORIZON.as_nanos() / mean.as_nanos().max(1)) as u64;

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::dial::{Dial, Need, say_malformed};
 use super::host::{host_name, machine_id};
+use super::hand_over;
 use super::outbox::cost;
 use crate::error::{Error, Result};
 use crate::wire::body::{Arriving, Body};
@@ -540,6 +541,14 @@ impl Gather {
                     error = true;
                     exit = 255;
                     Body::from(format!("its result was lost at the sink: {why}").into_bytes())
+                }
+            },
+            Place::Handed(key) => match hand_over::take(key) {
+                Some(body) => body,
+                None => {
+                    error = true;
+                    exit = 255;
+                    Body::from("its result was handed over and is not there")
                 }
             },
             Place::File(body) => body,

@@ -268,8 +268,13 @@ impl Host {
                 }
             }
             self.read_orders();
-            self.read_acks();
-            self.read_control();
+            let control_ready = ready.first().is_some_and(|&(message, _)| message);
+            if ready.get(1).is_some_and(|&(message, _)| message) {
+                self.read_acks();
+            }
+            if control_ready {
+                self.read_control();
+            }
             // Links last: what a peer said before it went counts.
             if ready.iter().any(|&(_, link)| link) {
                 self.read_links();
@@ -850,9 +855,24 @@ impl Host {
 
     fn read_links(&mut self) {
         let mut gone = Vec::new();
+        let mut intruded = Vec::new();
         for (&id, peer) in &mut self.peers {
-            if peer.lane.link() == Link::Down {
-                gone.push((id, peer.same_machine, peer.goodbye));
+            match peer.lane.link() {
+                Link::Down => gone.push((id, peer.same_machine, peer.goodbye)),
+                Link::Intruder => {
+                    log::warn!(
+                        "somebody else connected to the lane of worker {id:016x}; it gets another one"
+                    );
+                    intruded.push(id);
+                }
+                Link::Up | Link::Unchanged => {}
+            }
+        }
+        for id in intruded {
+            // Its hello says what it holds; what went elsewhere is leased anew.
+            let rejoin = self.pill(kind::REJOIN);
+            if let Some(peer) = self.peers.get(&id) {
+                self.control.send_to(&peer.route, rejoin);
             }
         }
         for (id, same_machine, goodbye) in gone {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::hand_over::HandedOver;
 use crate::error::Result;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
@@ -23,6 +24,7 @@ pub(crate) struct Lane {
     /// The consumer was told that what it has is the last for now.
     pub(crate) told_last: bool,
     queue: VecDeque<Leased>,
+    handed_over: HandedOver,
     /// Bytes of parts that went out, and that may.
     bytes: u64,
     bytes_limit: u64,
@@ -49,6 +51,8 @@ pub(crate) enum Link {
     Unchanged,
     Up,
     Down,
+    /// Somebody else connected to it.
+    Intruder,
 }
 
 impl Lane {
@@ -80,6 +84,7 @@ impl Lane {
             unbound: false,
             told_last: false,
             queue: VecDeque::new(),
+            handed_over: HandedOver::default(),
             bytes: 0,
             bytes_limit: 0,
         })
@@ -90,7 +95,12 @@ impl Lane {
         let mut link = Link::Unchanged;
         for event in self.socket.link_events() {
             match event {
-                LinkEvent::Up if !self.up => {
+                LinkEvent::Up if self.up => {
+                    // A PUSH would deal to both, and nobody would know what the other one got.
+                    self.up = false;
+                    link = Link::Intruder;
+                }
+                LinkEvent::Up => {
                     self.up = true;
                     link = Link::Up;
                     if !std::mem::replace(&mut self.unbound, true) {
@@ -100,7 +110,9 @@ impl Lane {
                 }
                 LinkEvent::Down if self.up => {
                     self.up = false;
-                    link = Link::Down;
+                    if link != Link::Intruder {
+                        link = Link::Down;
+                    }
                 }
                 _ => {}
             }
@@ -178,6 +190,12 @@ impl Lane {
             }
             Body::Memory(bytes) if len <= INLINE as u64 => Place::Inline(bytes.clone()),
             body if len <= INLINE as u64 => Place::Inline(body.to_bytes()?),
+            body if self.transport == Transport::Inproc => {
+                match self.handed_over.put(body.clone()) {
+                    Some(key) => Place::Handed(key),
+                    None => return Err(std::io::Error::other("there are no random numbers")),
+                }
+            }
             body => {
                 if first.offset == 0 {
                     first.body = body.open()?;

@@ -8,12 +8,14 @@
 //! | `intake` | where a program puts tasks, and waits while there are enough |
 //! | `host` | the event loop around the ledger: admission, lanes, acknowledgements |
 //! | `outbox` | results on their way to the sink, kept until acknowledged |
+//! | `hand_over` | large bodies between roles of one process |
 //! | `lane` | one consumer's private PUSH→PULL, with its byte credit |
 
 pub(crate) mod consumer;
 pub mod deal;
 pub(crate) mod dial;
 pub(crate) mod gather;
+pub(crate) mod hand_over;
 pub(crate) mod host;
 pub(crate) mod intake;
 pub(crate) mod lane;

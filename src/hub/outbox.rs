@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::hand_over::HandedOver;
 use super::lane::read_part;
 use super::task_table::TaskTable;
 use crate::wire::body::Body;
@@ -56,6 +57,7 @@ pub(crate) struct Outbox {
     window: u64,
     /// Bytes of kept bodies in memory.
     memory: usize,
+    handed_over: HandedOver,
 }
 
 impl Outbox {
@@ -74,7 +76,13 @@ impl Outbox {
             absorbed: 0,
             window: 0,
             memory: 0,
+            handed_over: HandedOver::default(),
         }
+    }
+
+    /// Whether the sink is in this process.
+    fn is_local(&self) -> bool {
+        matches!(self.endpoint, Some(Endpoint::Inproc(_)))
     }
 
     pub(crate) fn set_run(&mut self, run: RunId) {
@@ -219,6 +227,12 @@ impl Outbox {
                     Place::Error(String::from_utf8_lossy(bytes).into_owned())
                 }
                 Body::Memory(bytes) if len <= INLINE as u64 => Place::Inline(bytes.clone()),
+                body if self.is_local() && len > INLINE as u64 => {
+                    match self.handed_over.put(body.clone()) {
+                        Some(key) => Place::Handed(key),
+                        None => break,
+                    }
+                }
                 body if self.offset < len => {
                     match read_part(body, self.offset) {
                         Ok(bytes) => {

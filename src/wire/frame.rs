@@ -301,6 +301,8 @@ pub enum Place {
     Parts(u64),
     /// In a file that the receiver can open: it is the same process.
     File(Body),
+    /// In this process, handed over under this number.
+    Handed(u64),
     /// No value: the text of the error that stands for it.
     Error(String),
 }
@@ -716,6 +718,7 @@ fn write_place(out: &mut Vec<u8>, place: &Place) {
         Place::Inline(bytes) => written!(put::write_bin(out, bytes)),
         Place::Parts(len) => written!(put::write_uint(out, *len)),
         Place::Error(text) => written!(put::write_str(out, text)),
+        Place::Handed(key) => written!(put::write_array_len(out, 1), put::write_uint(out, *key)),
         Place::File(Body::Range { path, offset, len }) => {
             use std::os::unix::ffi::OsStrExt;
             written!(
@@ -812,6 +815,7 @@ enum RawPlace<'a> {
     Parts(u64),
     File(&'a [u8], u64, u64),
     Error(&'a str),
+    Handed(u64),
 }
 
 impl RawPlace<'_> {
@@ -821,6 +825,7 @@ impl RawPlace<'_> {
             Self::Inline(bytes) => Place::Inline(message.slice_ref(bytes)),
             Self::Parts(len) => Place::Parts(len),
             Self::Error(text) => Place::Error(text.to_owned()),
+            Self::Handed(key) => Place::Handed(key),
             Self::File(path, offset, len) => {
                 use std::os::unix::ffi::OsStrExt;
                 let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
@@ -836,7 +841,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawPlace<'a> {
         impl<'de> Visitor<'de> for Places {
             type Value = RawPlace<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes, a length, or a file's range")
+                f.write_str("bytes, a text, a length, a file's range, or a number")
             }
             fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
                 Ok(RawPlace::Inline(bytes))
@@ -854,9 +859,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawPlace<'a> {
                     .map_err(|_| E::invalid_value(de::Unexpected::Signed(len), &self))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let path: &serde_bytes::Bytes = seq
-                    .next_element()?
-                    .ok_or_else(|| de::Error::invalid_length(0, &self))?;
+                // A path is bytes and a number stands for a body that was handed over, as outside of a list.
+                let path = match seq.next_element()? {
+                    Some(RawPlace::Inline(path)) => path,
+                    Some(RawPlace::Parts(key)) => return Ok(RawPlace::Handed(key)),
+                    _ => return Err(de::Error::invalid_length(0, &self)),
+                };
                 let offset = seq
                     .next_element()?
                     .ok_or_else(|| de::Error::invalid_length(1, &self))?;
