@@ -587,7 +587,10 @@ impl Consumer {
                                     body
                                 }
                                 None => {
-                                    lost.push((key_of, "it was handed over and is not there".to_owned()));
+                                    lost.push((
+                                        key_of,
+                                        "it was handed over and is not there".to_owned(),
+                                    ));
                                     continue;
                                 }
                             },

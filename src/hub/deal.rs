@@ -1,6 +1,6 @@
 //! Who gets how many of the tasks that wait, and from whom some are taken back when others have nothing to do.
 //!
-//! 1. A suspect (see [`ledger`](super::ledger)) goes to a consumer that holds nothing; when there is none, one is emptied for it.
+//! 1. A suspect (see [`ledger`](super::ledger)) goes to a consumer that runs nothing; when there is none, one is emptied for it.
 //! 2. Slots that have nothing come first; what is left is shared in proportion to credit.
 //! 3. When nothing waits and somebody is idle, half of what the fullest lane has not started is asked back.
 
@@ -21,24 +21,21 @@ impl Ledger {
     }
 
     fn deal_suspects(&mut self) {
-        if self.suspects.is_empty() {
-            for consumer in self.consumers.values_mut() {
-                if consumer.leases() == 0 {
-                    consumer.apart = false;
-                }
+        for consumer in self.consumers.values_mut() {
+            if !consumer.is_busy() {
+                consumer.apart = false;
+                consumer.alone = false;
             }
             // One that was being emptied for a suspect which has ended elsewhere.
-            if self.consumers.values().all(|c| !c.apart || c.leases() != 1) {
-                for consumer in self.consumers.values_mut() {
-                    consumer.apart = false;
-                }
-            }
+            consumer.apart &= consumer.alone || !self.suspects.is_empty();
+        }
+        if self.suspects.is_empty() {
             return;
         }
         let mut free: Vec<PeerId> = self
             .consumers
             .iter()
-            .filter(|(_, c)| c.ready && !c.silent && c.leases() == 0)
+            .filter(|(_, c)| c.ready && !c.silent && !c.is_busy())
             .map(|(&peer, _)| peer)
             .collect();
         free.sort_unstable();
@@ -55,7 +52,7 @@ impl Ledger {
             .consumers
             .iter()
             .filter(|(_, c)| c.ready && !c.silent)
-            .min_by_key(|(peer, c)| (c.leases(), **peer))
+            .min_by_key(|(peer, c)| (u64::from(c.running) + c.ahead(), **peer))
             .map(|(&peer, _)| peer);
         if let Some(peer) = freest {
             if let Some(consumer) = self.consumers.get_mut(&peer) {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::dial::{Dial, Need, say_malformed};
-use super::host::{host_name, machine_id};
 use super::hand_over;
+use super::host::{host_name, machine_id};
 use super::outbox::cost;
 use crate::error::{Error, Result};
 use crate::wire::body::{Arriving, Body};

@@ -13,7 +13,7 @@
 //!                      died so three times: Condemned, reported failed
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -115,6 +115,8 @@ pub struct Consumer {
     pub(super) silent: bool,
     /// Kept free, or being emptied, for a suspect.
     pub(super) apart: bool,
+    /// It runs a suspect and nothing else.
+    pub(super) alone: bool,
     /// Was asked for tasks back and has not answered.
     pub(super) revoking: bool,
     /// Holds a task beyond its credit.
@@ -152,6 +154,13 @@ impl Consumer {
     pub fn queued(&self) -> u64 {
         self.ahead()
             .saturating_sub(u64::from(self.slots.saturating_sub(self.running)))
+    }
+
+    /// Whether something runs there or is on its way. Results that wait for their acknowledgement are no work: under keep-order
+    /// they may wait for the very task that shall come next.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.running > 0 || self.ahead() > 0
     }
 
     /// Leases held: sent and not acknowledged.
@@ -199,7 +208,8 @@ pub struct Ledger {
     /// Ids to be leased; those whose state is no longer `Waiting` are passed over.
     waiting: VecDeque<TaskId>,
     pub(super) waiting_count: u64,
-    pub(super) suspects: VecDeque<TaskId>,
+    /// Waiting tasks that are under suspicion; the lowest goes first, as others may wait for it.
+    pub(super) suspects: BTreeSet<TaskId>,
     pub(super) consumers: FxHashMap<PeerId, Consumer>,
     acked: IdSet,
     next_id: TaskId,
@@ -227,7 +237,7 @@ impl Ledger {
             tasks: TaskTable::default(),
             waiting: VecDeque::new(),
             waiting_count: 0,
-            suspects: VecDeque::new(),
+            suspects: BTreeSet::new(),
             consumers: FxHashMap::default(),
             acked: IdSet::new(),
             next_id: 1,
@@ -361,7 +371,7 @@ impl Ledger {
                     state => {
                         if state == State::Waiting {
                             self.waiting_count -= 1;
-                            self.suspects.retain(|&suspect| suspect != id);
+                            self.suspects.remove(&id);
                         }
                         task.attempt = task.attempt.max(attempt);
                         task.state = State::Leased {
@@ -396,6 +406,7 @@ impl Ledger {
                 ready: false,
                 silent: false,
                 apart: false,
+                alone: false,
                 revoking: false,
                 reserved: None,
                 last_heard: now,
@@ -450,6 +461,7 @@ impl Ledger {
                 consumer.running = 0;
                 consumer.silent = true;
                 consumer.apart = false;
+                consumer.alone = false;
                 consumer.revoking = false;
                 consumer.reserved = None;
                 self.consumers.insert(peer, consumer);
@@ -519,7 +531,7 @@ impl Ledger {
             task.state = State::Waiting;
             self.waiting_count += 1;
             if task.suspect {
-                self.suspects.push_back(id);
+                self.suspects.insert(id);
             } else {
                 self.waiting.push_front(id);
             }
@@ -561,7 +573,7 @@ impl Ledger {
         let Some(consumer) = self.consumers.get_mut(&peer) else {
             return false;
         };
-        while let Some(id) = self.suspects.pop_front() {
+        while let Some(id) = self.suspects.pop_first() {
             let Some(task) = self.tasks.get_mut(id) else {
                 continue;
             };
@@ -570,6 +582,7 @@ impl Ledger {
             }
             self.waiting_count -= 1;
             consumer.apart = true;
+            consumer.alone = true;
             let lease = consumer.take_on(peer, id, task, true, &mut self.totals);
             self.actions.push(Action::Lease {
                 to: peer,
@@ -722,7 +735,7 @@ impl Ledger {
         task.state = State::Waiting;
         self.waiting_count += 1;
         if task.suspect {
-            self.suspects.push_front(id);
+            self.suspects.insert(id);
         } else {
             self.waiting.push_front(id);
         }
@@ -753,7 +766,10 @@ impl Ledger {
                         }
                     }
                 }
-                State::Waiting => self.waiting_count -= 1,
+                State::Waiting => {
+                    self.waiting_count -= 1;
+                    self.suspects.remove(&id);
+                }
                 State::Condemned => {}
             }
         }

@@ -131,7 +131,7 @@ impl Socket {
         inner.set_backlog(1024).map_err(failed)?;
         // A first attempt often comes before the other side listens.
         inner.set_reconnect_ivl(20).map_err(failed)?;
-        inner.set_reconnect_ivl_max(500).map_err(failed)?;
+        inner.set_reconnect_ivl_max(200).map_err(failed)?;
         Ok(Self {
             inner,
             monitor: None,
