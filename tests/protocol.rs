@@ -104,6 +104,7 @@ fn examples() -> BTreeMap<&'static str, Vec<u8>> {
         ("LAST", encode(&pill(kind::LAST))),
         ("TASKS", tasks()),
         ("TASKS with a range", tasks_with_a_range()),
+        ("TASKS handed over", tasks_handed_over()),
         ("PART", encode_part(&part())),
         ("RESULTS", results()),
         ("ACK", encode(&ack())),
@@ -211,6 +212,12 @@ fn tasks_with_a_range() -> Vec<u8> {
     let mut batch = Batch::tasks(RUN);
     let range = procession::Body::range("/tmp/in", 65_536, 1000);
     batch.push_task(9, 1, 0, &Place::File(range));
+    batch.finish()
+}
+
+fn tasks_handed_over() -> Vec<u8> {
+    let mut batch = Batch::tasks(RUN);
+    batch.push_task(10, 1, 0, &Place::Handed(0xd1d2_d3d4_d5d6_d7d8));
     batch.finish()
 }
 
