@@ -3,10 +3,27 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`ledger`] | what waits, what is leased to whom, what is done; who is to blame for a death (pure) |
+//! | `ledger/holder` | one consumer as the ledger sees it |
+//! | `ledger/membership` | consumers that join, fall silent, are gone; what becomes of what they held |
+//! | `ledger/leases` | leases given, asked back, handed back, tried again |
+//! | `ledger/results` | results that were kept, and whom to tell |
 //! | `task_table` | its tasks by id |
 //! | [`deal`] | who gets how many of the tasks that wait, and from whom some are taken back (pure) |
 //! | `intake` | where a program puts tasks, and waits while there are enough |
-//! | `host` | the event loop around the ledger: admission, lanes, acknowledgements |
+//! | `host` | the event loop around the ledger |
+//! | `host/control` | what comes in on control, and who handles it |
+//! | `host/admission` | hello: a worker with its lane, the sink, or a refusal |
+//! | `host/sink` | the run's sink: where it is, what it has kept, that it is gone |
+//! | `host/links` | links that come and go |
+//! | `host/dispatch` | leases, revocations and acknowledgements on their way out |
+//! | `host/heartbeat` | heartbeats, silence, patience |
+//! | `host/state` | what other threads tell the host, and what it shows them |
+//! | `host/ending` | when a run is over, and how it ended |
+//! | `consumer` | the other end: a worker's event loop |
+//! | `consumer/inbox` | what its slots and the loop share |
+//! | `consumer/joining` | its hello, what it holds, its welcome |
+//! | `consumer/lane` | tasks come in, unstarted ones go back |
+//! | `consumer/credit` | how much more it can take |
 //! | `outbox` | results on their way to the sink, kept until acknowledged |
 //! | `hand_over` | large bodies between roles of one process |
 //! | `lane` | one consumer's private PUSH→PULL, with its byte credit |

@@ -5,6 +5,12 @@
 //! | [`payload`] | a user's value ⇄ the bytes of a task or result |
 //! | [`body`] | those bytes, in memory or in a temporary file |
 //! | [`frame`] | every message of the protocol ⇄ one MessagePack frame (pure; docs/protocol.md) |
+//! | `frame/greeting` | hello, welcome, refused |
+//! | `frame/control` | what is said on control after the welcome |
+//! | `frame/batch` | batches of tasks and results, and parts of large bodies |
+//! | `frame/place` | where the body of an entry is |
+//! | `frame/ack` | what the sink has kept |
+//! | `frame/state` | a run's state, for who asks |
 //! | [`id_set`] | sets of task ids as ranges |
 //! | [`endpoint`] | `tcp://`, `ipc://`, `inproc://`: parsed and judged |
 //! | [`runtime_dir`] | the private directory for sockets |

@@ -1,0 +1,142 @@
+//! Who says hello, and becomes a worker with a lane of its own, or the sink, or is refused.
+
+use std::time::Instant;
+
+use super::{Host, Peer};
+use crate::error::Result;
+use crate::hub::lane::Lane;
+use crate::wire::endpoint::{Endpoint, Transport};
+use crate::wire::frame::{self, Hello, Role, Welcome, kind};
+
+/// What all workers together may have under way to the sink, in bytes.
+const SINK_BUDGET: u64 = 16 << 20;
+
+impl Host {
+    pub(super) fn on_hello(&mut self, route: &[u8], address: Option<&str>, hello: Hello) {
+        if hello.run != 0 && hello.run != self.settings.run {
+            return self.refuse(
+                route,
+                format!(
+                    "it belongs to run {:016x}, and this is run {:016x}",
+                    hello.run, self.settings.run
+                ),
+                false,
+            );
+        }
+        if hello.peer == 0 {
+            return self.refuse(route, "it has no id".to_owned(), false);
+        }
+        if self.closing.is_some() {
+            self.control.send_to(route, self.pill(kind::PILL));
+            return;
+        }
+        let Some(via) = Transport::from_number(hello.via) else {
+            return self.refuse(
+                route,
+                format!("transport {} is not known", hello.via),
+                false,
+            );
+        };
+        match hello.role {
+            role if role == Role::Worker as u8 => self.on_worker(route, via, hello),
+            role if role == Role::Sink as u8 => self.on_sink(route, address, via, hello),
+            other => self.refuse(route, format!("role {other} is not known"), false),
+        }
+    }
+
+    fn on_worker(&mut self, route: &[u8], via: Transport, hello: Hello) {
+        let lane = match self.new_lane(via) {
+            Ok(lane) => lane,
+            Err(error) => return self.refuse(route, format!("no lane for it: {error}"), true),
+        };
+        let id = hello.peer;
+        log::info!(
+            "worker {id:016x} joins: {} slots, process {} on {}",
+            hello.slots,
+            hello.pid,
+            hello.host
+        );
+        if let Some(before) = self.peers.remove(&id) {
+            self.routes.remove(&before.route);
+        }
+        let slots = hello.slots.clamp(1, 1 << 16);
+        let now = self.now();
+        self.ledger.join(id, slots, &hello.held, now);
+        if self.ledger.is_halted() {
+            // It has nothing to do but to finish what it holds.
+            self.ledger.heard(id, now);
+        }
+        self.routes.insert(route.to_vec(), id);
+        let welcome = Welcome {
+            peer: id,
+            address: lane.address.clone().with_any_host().to_string(),
+            acked: Vec::new(),
+            resumed: false,
+            ack: 0,
+            ..self.welcome()
+        };
+        self.peers.insert(
+            id,
+            Peer {
+                route: route.to_vec(),
+                slots,
+                host: hello.host,
+                pid: hello.pid,
+                same_machine: via != Transport::Tcp || hello.machine == self.machine,
+                lane,
+                goodbye: false,
+                last_sent: Instant::now(),
+                absorbed: None,
+                relayed: Instant::now(),
+            },
+        );
+        self.control.send_to(route, frame::encode(&welcome));
+    }
+
+    pub(super) fn welcome(&self) -> Welcome {
+        Welcome {
+            kind: kind::WELCOME,
+            run: self.settings.run,
+            peer: 0,
+            heartbeat: u32::try_from(self.settings.heartbeat.as_millis()).unwrap_or(u32::MAX),
+            address: String::new(),
+            job: self.settings.job.clone(),
+            sink: self.sink.as_ref().map_or(0, |sink| sink.id),
+            endpoints: self
+                .sink
+                .as_ref()
+                .map(|sink| sink.endpoints.clone())
+                .unwrap_or_default(),
+            window: self.window(),
+            acked: Vec::new(),
+            resumed: false,
+            ack: 0,
+        }
+    }
+
+    /// How many bytes a worker may have under way to the sink.
+    fn window(&self) -> u64 {
+        (SINK_BUDGET / (self.peers.len() as u64 + 1)).clamp(64 << 10, 1 << 20)
+    }
+
+    fn new_lane(&mut self, via: Transport) -> Result<Lane> {
+        self.lanes_made += 1;
+        Lane::bind(
+            via,
+            self.lane_host(),
+            self.settings.ports,
+            self.dir.path(),
+            self.lanes_made,
+            self.settings.run,
+        )
+    }
+
+    /// Lanes listen on the interface that control listens on.
+    pub(super) fn lane_host(&self) -> &str {
+        self.settings
+            .binds
+            .iter()
+            .find_map(Endpoint::host)
+            .unwrap_or("127.0.0.1")
+    }
+}

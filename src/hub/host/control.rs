@@ -1,0 +1,137 @@
+//! What comes in on control: from whom, and who handles it.
+
+use std::time::Instant;
+
+use super::{Host, TURN};
+use crate::hub::ledger::Gone;
+use crate::wire::frame::{
+    self, Again, Credit, Goodbye, Heartbeat, Message, Refused, TaskList, kind,
+};
+
+/// The cause of a run whose output was closed: the number of SIGPIPE.
+const OUTPUT_CLOSED: u8 = 13;
+
+impl Host {
+    pub(super) fn read_control(&mut self) {
+        for _ in 0..TURN {
+            let Some((route, address, bytes)) = self.control.recv_from() else {
+                break;
+            };
+            match frame::decode(&bytes) {
+                Ok(message) => self.on_control(&route, address.as_deref(), message),
+                Err(error) => log::warn!(
+                    "ignored a message from {}: {error}",
+                    address.as_deref().unwrap_or("a peer on this host")
+                ),
+            }
+        }
+    }
+
+    fn on_control(&mut self, route: &[u8], address: Option<&str>, message: Message) {
+        match message {
+            Message::Hello(hello) => self.on_hello(route, address, hello),
+            Message::OtherVersion(version) => self.refuse(
+                route,
+                format!(
+                    "it speaks version {version} of the protocol and this ventilator version {}; \
+                     install the same procession on both sides",
+                    frame::VERSION
+                ),
+                false,
+            ),
+            Message::Status(_) => {
+                self.publish();
+                let state = self.orders.state();
+                self.control.send_to(route, frame::encode(&state));
+            }
+            message => self.on_member(route, message),
+        }
+    }
+
+    /// Messages of those who have been welcomed.
+    fn on_member(&mut self, route: &[u8], message: Message) {
+        let run = match &message {
+            Message::Credit(Credit { run, .. })
+            | Message::Heartbeat(Heartbeat { run, .. })
+            | Message::Returned(TaskList { run, .. })
+            | Message::Again(Again { run, .. })
+            | Message::Goodbye(Goodbye { run, .. }) => *run,
+            other => {
+                log::debug!("ignored on control: {other:?}");
+                return;
+            }
+        };
+        let rejoin = self.pill(kind::REJOIN);
+        if run != self.settings.run {
+            return self.refuse(route, "this is another run".to_owned(), false);
+        }
+        if let Some(sink) = &mut self.sink
+            && sink.route == route
+        {
+            sink.last_heard = Instant::now();
+            if let Message::Goodbye(goodbye) = message {
+                sink.goodbye = true;
+                if self.closing.is_none() {
+                    self.read_acks();
+                    if !goodbye.end {
+                        self.sink_gone("said goodbye");
+                    } else {
+                        // Nobody will read what is still to come.
+                        log::info!("the sink ends the run: {}", goodbye.why);
+                        self.orders.halt(OUTPUT_CLOSED);
+                        self.orders.kill();
+                        self.sink_gone("has closed");
+                        self.abandoned = true;
+                    }
+                }
+            }
+            return;
+        }
+        let Some(&id) = self.routes.get(route) else {
+            if !matches!(message, Message::Goodbye(_)) {
+                self.control.send_to(route, rejoin);
+            }
+            return;
+        };
+        let now = self.now();
+        if !self.ledger.heard(id, now) && !matches!(message, Message::Goodbye(_)) {
+            // Given up as silent, and there it is: it must say what it still holds.
+            self.control.send_to(route, rejoin);
+            return;
+        }
+        match message {
+            Message::Credit(credit) => {
+                self.ledger
+                    .credit(id, credit.tasks, credit.bytes, credit.taken, credit.running);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.lane.allow(credit.bytes);
+                }
+            }
+            Message::Returned(list) => self.ledger.returned(id, &list.tasks),
+            Message::Again(again) => self.ledger.again(id, again.id, again.attempt),
+            Message::Goodbye(_) => {
+                log::info!("worker {id:016x} leaves");
+                let answer = Goodbye {
+                    kind: kind::GOODBYE,
+                    run,
+                    why: String::new(),
+                    end: false,
+                };
+                self.control.send_to(route, frame::encode(&answer));
+                self.remove(id, Gone::Left);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn refuse(&self, route: &[u8], why: String, again: bool) {
+        log::warn!("refused a peer: {why}");
+        let refused = Refused {
+            kind: kind::REFUSED,
+            version: frame::VERSION,
+            why,
+            again,
+        };
+        self.control.send_to(route, frame::encode(&refused));
+    }
+}

@@ -1,0 +1,140 @@
+//! What the ledger decided, and what was acknowledged, goes out to the workers; verdicts of the host's own go to the sink.
+
+use std::time::Instant;
+
+use super::{HOLD_BACK, Host};
+use crate::hub::ledger::{Action, DEATHS_ALONE};
+use crate::hub::outbox::{Finished, error_body};
+use crate::wire::frame::{self, Done, TaskList, kind};
+use crate::wire::socket::Socket;
+
+/// A group of so many is relayed at once.
+const RELAY: u64 = 512;
+
+impl Host {
+    pub(super) fn act(&mut self) {
+        for action in self.ledger.actions() {
+            match action {
+                Action::Lease { to, tasks } => {
+                    let Some(peer) = self.peers.get_mut(&to) else {
+                        continue;
+                    };
+                    for (id, attempt, tries_left) in tasks {
+                        if let Some(body) = self.ledger.body(id) {
+                            peer.lane.push(id, attempt, tries_left, body.clone());
+                        }
+                    }
+                }
+                Action::Revoke { from, tasks } => {
+                    let Some(peer) = self.peers.get_mut(&from) else {
+                        continue;
+                    };
+                    let withdrawn = peer.lane.withdraw(&tasks);
+                    let rest: Vec<_> = tasks
+                        .into_iter()
+                        .filter(|task| !withdrawn.contains(task))
+                        .collect();
+                    for &(id, attempt) in withdrawn.iter().rev() {
+                        self.ledger.recall(from, id, attempt);
+                    }
+                    if rest.is_empty() {
+                        self.ledger.returned(from, &[]);
+                    } else {
+                        let revoke = frame::encode(&TaskList {
+                            kind: kind::REVOKE,
+                            run: self.settings.run,
+                            tasks: rest,
+                        });
+                        self.control.send_to(&peer.route, revoke);
+                    }
+                }
+                Action::Condemn {
+                    id,
+                    attempt,
+                    consumer,
+                } => {
+                    let text = format!(
+                        "task {id} was given up: {} workers died while they ran it and nothing else, the last of them {consumer:016x} in attempt {attempt}",
+                        DEATHS_ALONE
+                    );
+                    log::error!("{text}");
+                    self.verdict(id, attempt, text);
+                }
+            }
+        }
+    }
+
+    /// Reports a task as failed in the host's own name.
+    fn verdict(&mut self, id: u64, attempt: u32, text: String) {
+        self.verdicts.add(Finished {
+            id,
+            attempt,
+            exit: 255,
+            signal: 0,
+            micros: 0,
+            body: error_body(text),
+            error: true,
+        });
+    }
+
+    pub(super) fn flush(&mut self) {
+        let run = self.settings.run;
+        let mut unreadable = Vec::new();
+        let no_more = self.ledger.has_ended() && self.ledger.waiting() == 0;
+        let last = self.pill(kind::LAST);
+        let now = Instant::now();
+        self.held_back = false;
+        for (&id, peer) in &mut self.peers {
+            if !peer.lane.is_idle() {
+                unreadable.extend(peer.lane.flush(run));
+            }
+            if no_more && peer.lane.up && peer.lane.is_idle() && !peer.lane.told_last {
+                peer.lane.told_last = true;
+                peer.lane.socket.send(last.clone());
+            }
+            let waiting = self.ledger.relay_len(id);
+            if waiting == 0 && peer.absorbed.is_none() {
+                continue;
+            }
+            if waiting < RELAY && now.duration_since(peer.relayed) < HOLD_BACK {
+                self.held_back = true;
+            } else {
+                peer.relayed = now;
+                let absorbed = peer.absorbed.take();
+                let (link, absorbed) = absorbed.unwrap_or((0, 0));
+                let done = Done {
+                    kind: kind::DONE,
+                    run,
+                    tasks: self.ledger.relay(id),
+                    link,
+                    absorbed,
+                };
+                send_done(&self.control, &peer.route, done);
+                peer.last_sent = Instant::now();
+            }
+        }
+        for (id, attempt, error) in unreadable {
+            let text = format!("task {id} cannot be read any more: {error}");
+            log::error!("{text}");
+            self.verdict(id, attempt, text);
+        }
+        self.verdicts.flush();
+    }
+}
+
+/// A list of ranges may be longer than a frame takes.
+fn send_done(control: &Socket, route: &[u8], done: Done) {
+    const MOST: usize = 30_000;
+    for tasks in done.tasks.chunks(MOST) {
+        control.send_to(
+            route,
+            frame::encode(&Done {
+                tasks: tasks.to_vec(),
+                ..done.clone()
+            }),
+        );
+    }
+    if done.tasks.is_empty() {
+        control.send_to(route, frame::encode(&done));
+    }
+}

@@ -1,0 +1,92 @@
+//! When a run is over, who hears of it, and how it ended.
+
+use std::time::{Duration, Instant};
+
+use super::{Host, MISSED};
+use crate::wire::frame::{self, Pill, kind};
+
+/// How a run ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Tasks that have a result.
+    pub done: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+    /// Tasks that were put and have no result, because the run was stopped.
+    pub unfinished: u64,
+    /// Leases beyond a task's first: tried again, handed on after a death or a silence.
+    pub again: u64,
+    /// Why it ended: 0 all done, otherwise the number of the signal that stopped it, or 255 for an error.
+    pub cause: u8,
+}
+
+impl Host {
+    pub(super) fn is_finished(&mut self, now: Instant) -> bool {
+        if self.closing.is_none()
+            && (self.ledger.is_over() || self.error.is_some() || self.abandoned)
+        {
+            self.closing = Some(now);
+            self.intake.close();
+            self.pill_all();
+        }
+        let Some(since) = self.closing else {
+            return false;
+        };
+        // Over before a sink came, as with an empty input: whoever is dialling now still hears that there is nothing to do.
+        let awaited = !self.had_sink && now.duration_since(since) < self.settings.heartbeat;
+        let all_gone =
+            self.peers.is_empty() && self.sink.as_ref().is_none_or(|sink| sink.goodbye) && !awaited;
+        let limit = if self.killed {
+            Duration::from_secs(2)
+        } else {
+            (self.settings.heartbeat * MISSED).max(Duration::from_secs(3))
+        };
+        all_gone || now.duration_since(since) > limit
+    }
+
+    /// A pill on every lane, and the sink's.
+    fn pill_all(&mut self) {
+        let pill = self.pill(kind::PILL);
+        self.peers.retain(|&id, peer| {
+            // A silent one would hold up the end; it hears of it when it comes back to nobody.
+            let silent = self.ledger.consumer(id).is_none_or(|c| c.is_silent());
+            if peer.lane.up {
+                peer.lane.socket.send(pill.clone());
+            } else {
+                self.control.send_to(&peer.route, pill.clone());
+            }
+            !silent
+        });
+        if let Some(sink) = &self.sink {
+            self.control.send_to(&sink.route, pill);
+        }
+    }
+
+    pub(super) fn pill(&self, kind: u8) -> Vec<u8> {
+        let totals = self.ledger.totals();
+        frame::encode(&Pill {
+            kind,
+            run: self.settings.run,
+            done: totals.done,
+            failed: totals.failed,
+            cause: if self.error.is_some() {
+                255
+            } else {
+                self.cause
+            },
+            kill: self.killed,
+        })
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let totals = self.ledger.totals();
+        Summary {
+            done: totals.done,
+            failed: totals.failed,
+            unfinished: self.ledger.put_in_all() - totals.done,
+            again: totals.again,
+            cause: self.cause,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What is done as time passes: heartbeats are sent, silent peers given up, and patience ends.
+
+use std::time::Instant;
+
+use super::{Host, MISSED};
+use crate::error::Error;
+use crate::hub::ledger::Gone;
+use crate::wire::frame::{self, Heartbeat, kind};
+
+impl Host {
+    pub(super) fn tick(&mut self, now: Instant) {
+        let heartbeat = self.settings.heartbeat;
+        let mut beat = Heartbeat {
+            kind: kind::HEARTBEAT,
+            run: self.settings.run,
+            ack: 0,
+        };
+        for peer in self.peers.values_mut() {
+            if now.duration_since(peer.last_sent) >= heartbeat / 2 {
+                peer.last_sent = now;
+                self.control.send_to(&peer.route, frame::encode(&beat));
+            }
+        }
+        let silence = heartbeat * MISSED;
+        for id in self.ledger.give_up_silent(self.now(), silence) {
+            if let Some(peer) = self.peers.get(&id) {
+                log::warn!(
+                    "worker {id:016x} (process {} on {}) was not heard for {:.1} s; its tasks are handed on",
+                    peer.pid,
+                    peer.host,
+                    silence.as_secs_f64()
+                );
+            }
+            if self.closing.is_some() {
+                self.remove(id, Gone::Left);
+            }
+        }
+        if let Some(sink) = &mut self.sink {
+            if now.duration_since(sink.last_sent) >= heartbeat / 2 {
+                sink.last_sent = now;
+                beat.ack = sink.number;
+                self.control.send_to(&sink.route, frame::encode(&beat));
+            }
+            // A sink on this machine is gone when its link is; a stopped one is waited for.
+            if !sink.same_machine && now.duration_since(sink.last_heard) > silence {
+                self.sink_gone("was not heard for three heartbeats");
+            }
+        }
+        self.check_patience(now);
+    }
+
+    fn check_patience(&mut self, now: Instant) {
+        if self.closing.is_some() || self.error.is_some() {
+            return;
+        }
+        let live = self.ledger.consumers().any(|(_, c)| !c.is_silent());
+        if live {
+            self.alone_since = now;
+        }
+        if self.sink.is_some() {
+            self.sinkless_since = now;
+        }
+        let patience = self.settings.patience;
+        let endpoint = self
+            .settings
+            .binds
+            .last()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let waited = |since: Instant| now.duration_since(since);
+        let missing = if waited(self.sinkless_since) > patience {
+            Some(("sink", "procession sink --connect"))
+        } else if waited(self.alone_since) > patience {
+            Some(("worker", "procession worker --connect"))
+        } else {
+            None
+        };
+        if let Some((who, command)) = missing {
+            self.error = Some(Error::NobodyThere {
+                who: "ventilator",
+                waited: patience,
+                advice: format!(
+                    "no {who} is there: start one with `{command} {endpoint}`, or wait longer with --patience"
+                ),
+                endpoint,
+            });
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Links that come and go, and what that says about who was at their other end.
+
+use std::time::Instant;
+
+use super::Host;
+use crate::hub::lane::Link;
+use crate::hub::ledger::Gone;
+use crate::wire::frame::{PeerId, kind};
+use crate::wire::socket::LinkEvent;
+
+impl Host {
+    pub(super) fn read_links(&mut self) {
+        let mut gone = Vec::new();
+        let mut intruded = Vec::new();
+        for (&id, peer) in &mut self.peers {
+            match peer.lane.link() {
+                Link::Down => gone.push((id, peer.same_machine, peer.goodbye)),
+                Link::Intruder => {
+                    log::warn!(
+                        "somebody else connected to the lane of worker {id:016x}; it gets another one"
+                    );
+                    intruded.push(id);
+                }
+                Link::Up | Link::Unchanged => {}
+            }
+        }
+        for id in intruded {
+            // Its hello says what it holds; what went elsewhere is leased anew.
+            let rejoin = self.pill(kind::REJOIN);
+            if let Some(peer) = self.peers.get(&id) {
+                self.control.send_to(&peer.route, rejoin);
+            }
+        }
+        for (id, same_machine, goodbye) in gone {
+            if self.closing.is_some() || goodbye {
+                self.remove(id, Gone::Left);
+            } else if same_machine {
+                // What it had said before is read first: it may have been a goodbye.
+                self.read_control();
+                if self.peers.contains_key(&id) {
+                    self.remove(id, Gone::Died);
+                }
+            } else if let Some(peer) = self.peers.get(&id) {
+                let rejoin = self.pill(kind::REJOIN);
+                self.control.send_to(&peer.route, rejoin);
+            }
+        }
+        let mut sink_down = false;
+        if let Some(sink) = &mut self.sink {
+            for event in sink.acks.link_events() {
+                match event {
+                    LinkEvent::Up if !sink.up => {
+                        sink.up = true;
+                        let address = sink.address.clone();
+                        sink.acks.unbind(&address);
+                    }
+                    LinkEvent::Down if sink.up => sink_down = sink.same_machine,
+                    _ => {}
+                }
+            }
+        }
+        if sink_down {
+            self.read_acks();
+            self.read_control();
+            self.sink_gone("is gone");
+        }
+        if self.verdicts.link_lost() {
+            self.verdicts.reconnect();
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: PeerId, why: Gone) {
+        if let Some(peer) = self.peers.remove(&id) {
+            self.routes.remove(&peer.route);
+            if why == Gone::Died && self.closing.is_none() {
+                log::warn!(
+                    "worker {id:016x} (process {} on {}) died; its tasks are handed on",
+                    peer.pid,
+                    peer.host
+                );
+            }
+        }
+        self.ledger.gone(id, why);
+        if self.peers.is_empty() {
+            self.alone_since = Instant::now();
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The run's sink: how it is admitted, where workers find it, what it has kept, and what happens when it is gone.
+
+use std::time::Instant;
+
+use super::{Host, SinkPeer, TURN};
+use crate::wire::endpoint::{Endpoint, Transport};
+use crate::wire::frame::{self, Hello, Message, SinkAt, Welcome, kind};
+use crate::wire::socket::{Kind, Socket};
+
+impl Host {
+    pub(super) fn on_sink(
+        &mut self,
+        route: &[u8],
+        address: Option<&str>,
+        via: Transport,
+        hello: Hello,
+    ) {
+        let number = match &self.sink {
+            Some(sink) if sink.id != hello.peer => {
+                let why = format!(
+                    "this run has a sink already: process {} on {}",
+                    sink.pid, sink.host
+                );
+                return self.refuse(route, why, true);
+            }
+            Some(sink) => sink.number,
+            None => 0,
+        };
+        let bound = Socket::new(Kind::Pull)
+            .and_then(|socket| match via {
+                Transport::Inproc => Ok(socket),
+                _ => socket.monitored(),
+            })
+            .and_then(|mut socket| {
+                self.lanes_made += 1;
+                let name = format!("a{}", self.lanes_made);
+                let address = match via {
+                    Transport::Inproc => {
+                        socket.bind(&Endpoint::Inproc(format!("{:x}-{name}", self.settings.run)))
+                    }
+                    Transport::Ipc => socket.bind(&Endpoint::Ipc(self.dir.path().join(name))),
+                    Transport::Tcp => socket.bind_in(self.lane_host(), self.settings.ports),
+                }?;
+                Ok((socket, address))
+            });
+        let (acks, bound) = match bound {
+            Ok(bound) => bound,
+            Err(error) => return self.refuse(route, format!("no socket for it: {error}"), true),
+        };
+        let endpoints = hello
+            .endpoints
+            .iter()
+            .filter_map(|text| text.parse::<Endpoint>().ok())
+            .map(|endpoint| self.seen_from_workers(endpoint, address).to_string())
+            .collect();
+        log::info!("the sink joins: process {} on {}", hello.pid, hello.host);
+        self.ledger.set_ordered(hello.ordered);
+        let resumed = std::mem::replace(&mut self.had_sink, true);
+        let now = Instant::now();
+        self.sink = Some(SinkPeer {
+            id: hello.peer,
+            route: route.to_vec(),
+            host: hello.host,
+            pid: hello.pid,
+            same_machine: via != Transport::Tcp || hello.machine == self.machine,
+            endpoints,
+            acks,
+            address: bound.clone(),
+            up: via == Transport::Inproc,
+            number,
+            last_heard: now,
+            last_sent: now,
+            goodbye: false,
+        });
+        let welcome = Welcome {
+            peer: hello.peer,
+            address: bound.with_any_host().to_string(),
+            // As many ranges as fit in a frame: what is missing is acknowledged again when its double comes.
+            acked: self.ledger.acked().ranges().take(40_000).collect(),
+            resumed,
+            ack: number,
+            ..self.welcome()
+        };
+        self.control.send_to(route, frame::encode(&welcome));
+        self.announce_sink();
+    }
+
+    /// The sink's endpoint in the words of somebody else's: its host is what we see of it, or what we were told to say; a
+    /// sink on our own machine is where the worker finds us.
+    fn seen_from_workers(&self, endpoint: Endpoint, address: Option<&str>) -> Endpoint {
+        let Endpoint::Tcp { host, port } = &endpoint else {
+            return endpoint;
+        };
+        if host != "*" && host != "0.0.0.0" && host != "::" && !endpoint.is_this_machine() {
+            return endpoint;
+        }
+        let host = match (&self.settings.advertise, address) {
+            (Some(name), _) => name.clone(),
+            (None, Some(address)) => {
+                let seen = Endpoint::Tcp {
+                    host: address.to_owned(),
+                    port: *port,
+                };
+                if seen.is_this_machine() {
+                    "*".to_owned()
+                } else {
+                    address.to_owned()
+                }
+            }
+            (None, None) => "*".to_owned(),
+        };
+        Endpoint::Tcp { host, port: *port }
+    }
+
+    /// Tells everybody where the sink is, or that there is none.
+    fn announce_sink(&mut self) {
+        let welcome = self.welcome();
+        let at = frame::encode(&SinkAt {
+            kind: kind::SINK,
+            run: self.settings.run,
+            sink: welcome.sink,
+            endpoints: welcome.endpoints.clone(),
+            window: welcome.window,
+        });
+        for peer in self.peers.values() {
+            self.control.send_to(&peer.route, at.clone());
+        }
+        let here = self
+            .settings
+            .binds
+            .iter()
+            .min_by_key(|endpoint| endpoint.transport())
+            .cloned()
+            .unwrap_or(Endpoint::Inproc(String::new()));
+        if let Err(why) =
+            self.verdicts
+                .set_sink(welcome.sink, &welcome.endpoints, welcome.window, &here)
+        {
+            log::warn!("{why}");
+        }
+    }
+
+    pub(super) fn read_acks(&mut self) {
+        let Some(sink) = &mut self.sink else {
+            return;
+        };
+        for _ in 0..TURN {
+            let Some(bytes) = sink.acks.recv() else {
+                break;
+            };
+            sink.last_heard = Instant::now();
+            let ack = match frame::decode(&bytes) {
+                Ok(Message::Ack(ack)) if ack.run == self.settings.run && ack.sink == sink.id => ack,
+                Ok(other) => {
+                    log::debug!("ignored among acknowledgements: {other:?}");
+                    continue;
+                }
+                Err(error) => {
+                    log::warn!("ignored an acknowledgement: {error}");
+                    continue;
+                }
+            };
+            if ack.number <= sink.number {
+                continue;
+            }
+            sink.number = ack.number;
+            for kept in &ack.kept {
+                self.ledger.acknowledge(kept);
+                self.verdicts.done(kept.first, kept.count);
+            }
+            for &(worker, link, bytes) in &ack.absorbed {
+                if worker == 0 {
+                    self.verdicts.absorbed(link, bytes);
+                } else if let Some(peer) = self.peers.get_mut(&worker) {
+                    peer.absorbed = Some((link, bytes));
+                }
+            }
+        }
+    }
+
+    pub(super) fn sink_gone(&mut self, why: &str) {
+        if let Some(sink) = self.sink.take() {
+            // One in this process ends with the run, and whoever ends it says why.
+            let here = sink.address.transport() == Transport::Inproc;
+            if self.closing.is_none() && !self.ledger.is_halted() && !here {
+                log::warn!(
+                    "the sink (process {} on {}) {why}; results wait for another",
+                    sink.pid,
+                    sink.host
+                );
+            }
+            self.sinkless_since = Instant::now();
+            self.announce_sink();
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What other threads tell the host, and what it shows them.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{Host, host_name};
+use crate::wire::frame::{PeerState, State, kind};
+
+/// What other threads tell the host, and ask of it.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    inner: Mutex<OrdersInner>,
+}
+
+#[derive(Debug, Default)]
+struct OrdersInner {
+    /// Stop handing out; the cause as in [`Pill`](crate::wire::frame::Pill).
+    halt: Option<u8>,
+    kill: bool,
+    total: Option<u64>,
+    state: State,
+}
+
+impl Orders {
+    fn lock(&self) -> std::sync::MutexGuard<'_, OrdersInner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn halt(&self, cause: u8) {
+        self.lock().halt.get_or_insert(cause);
+    }
+
+    pub(crate) fn kill(&self) {
+        self.lock().kill = true;
+    }
+
+    pub(crate) fn set_total(&self, total: u64) {
+        self.lock().total = Some(total);
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.lock().state.clone()
+    }
+}
+
+impl Host {
+    pub(super) fn read_orders(&mut self) {
+        let (halt, kill) = {
+            let orders = self.orders.lock();
+            (orders.halt, orders.kill)
+        };
+        if let (Some(cause), false) = (halt, self.ledger.is_halted()) {
+            self.cause = cause;
+            self.intake.close();
+            self.ledger.halt();
+        }
+        if kill && !self.killed {
+            self.killed = true;
+            let stop = self.pill(kind::STOP);
+            for peer in self.peers.values() {
+                self.control.send_to(&peer.route, stop.clone());
+            }
+        }
+    }
+
+    /// What [`Orders::state`] shows.
+    pub(super) fn publish(&mut self) {
+        let totals = self.ledger.totals();
+        let mut peers: Vec<PeerState> = self
+            .peers
+            .iter()
+            .map(|(&id, peer)| {
+                let consumer = self.ledger.consumer(id);
+                PeerState {
+                    peer: id,
+                    role: "worker".to_owned(),
+                    host: peer.host.clone(),
+                    pid: peer.pid,
+                    slots: peer.slots,
+                    running: consumer.map_or(0, |c| c.running()),
+                    leased: consumer.map_or(0, |c| c.leases() as u64),
+                    done: consumer.map_or(0, |c| c.done()),
+                    state: match consumer {
+                        Some(c) if c.is_silent() => "silent",
+                        _ => "live",
+                    }
+                    .to_owned(),
+                }
+            })
+            .collect();
+        peers.sort_by_key(|peer| peer.peer);
+        if let Some(sink) = &self.sink {
+            peers.push(PeerState {
+                peer: sink.id,
+                role: "sink".to_owned(),
+                host: sink.host.clone(),
+                pid: sink.pid,
+                state: "live".to_owned(),
+                done: totals.done,
+                ..PeerState::default()
+            });
+        }
+        let mut orders = self.orders.lock();
+        let known = self.ledger.has_ended().then(|| self.ledger.put_in_all());
+        orders.state = State {
+            kind: kind::STATE,
+            run: self.settings.run,
+            pid: std::process::id(),
+            host: host_name(),
+            title: self.settings.title.clone(),
+            seconds: self.started.elapsed().as_secs_f64(),
+            waiting: self.ledger.waiting(),
+            leased: self.ledger.leased(),
+            running: self
+                .ledger
+                .consumers()
+                .map(|(_, c)| u64::from(c.running()))
+                .sum(),
+            done: totals.done,
+            failed: totals.failed,
+            total: known.or(orders.total),
+            again: totals.again,
+            peers,
+        };
+    }
+}

@@ -1,0 +1,225 @@
+//! Leases: given, asked back, handed back, tried again.
+
+use super::{Action, Ledger, State};
+use crate::wire::frame::{PeerId, TaskId};
+
+impl Ledger {
+    /// Leases up to `count` waiting tasks to `peer`, within its byte credit.
+    pub(in crate::hub) fn lease(&mut self, peer: PeerId, count: u64) -> u64 {
+        let Some(consumer) = self.consumers.get_mut(&peer) else {
+            return 0;
+        };
+        let mut tasks = Vec::new();
+        while (tasks.len() as u64) < count
+            && (consumer.sent_bytes < consumer.bytes_limit || consumer.leases == 0)
+        {
+            let Some(id) = self.waiting.pop_front() else {
+                break;
+            };
+            let Some(task) = self.tasks.get_mut(id) else {
+                continue;
+            };
+            if task.state != State::Waiting || task.suspect {
+                continue;
+            }
+            self.waiting_count -= 1;
+            tasks.push(consumer.take_on(peer, id, task, false, &mut self.totals));
+        }
+        let leased = tasks.len() as u64;
+        if leased > 0 {
+            self.actions.push(Action::Lease { to: peer, tasks });
+        }
+        leased
+    }
+
+    /// Leases the next suspect to `peer`, which holds nothing.
+    pub(in crate::hub) fn lease_suspect(&mut self, peer: PeerId) -> bool {
+        let Some(consumer) = self.consumers.get_mut(&peer) else {
+            return false;
+        };
+        while let Some(id) = self.suspects.pop_first() {
+            let Some(task) = self.tasks.get_mut(id) else {
+                continue;
+            };
+            if task.state != State::Waiting {
+                continue;
+            }
+            self.waiting_count -= 1;
+            consumer.apart = true;
+            consumer.alone = true;
+            let lease = consumer.take_on(peer, id, task, true, &mut self.totals);
+            self.actions.push(Action::Lease {
+                to: peer,
+                tasks: vec![lease],
+            });
+            return true;
+        }
+        false
+    }
+
+    /// Under keep-order, the lowest unfinished task must never wait for credit that only its own result would free.
+    pub(in crate::hub) fn lease_reserved(&mut self) {
+        if !self.ordered || self.waiting_count == 0 {
+            return;
+        }
+        let lowest = self.acked.first_missing(1);
+        let blocked = self
+            .tasks
+            .get(lowest)
+            .is_some_and(|task| task.state == State::Waiting && !task.suspect);
+        if !blocked || self.waiting.front() != Some(&lowest) {
+            return;
+        }
+        let freest = self
+            .consumers
+            .iter()
+            .filter(|(_, c)| c.ready && !c.silent && !c.apart && c.reserved.is_none())
+            .min_by_key(|(peer, c)| (c.ahead() + u64::from(c.running), **peer))
+            .map(|(&peer, _)| peer);
+        if let Some(peer) = freest
+            && self.lease(peer, 1) == 1
+            && let Some(consumer) = self.consumers.get_mut(&peer)
+        {
+            consumer.reserved = Some(lowest);
+        }
+    }
+
+    /// Asks `peer` for up to `count` tasks back, from the end of its lane.
+    pub(in crate::hub) fn revoke(&mut self, peer: PeerId, count: usize) {
+        let unstarted = self.unstarted(peer);
+        let Some(consumer) = self.consumers.get_mut(&peer) else {
+            return;
+        };
+        if consumer.revoking || consumer.silent {
+            return;
+        }
+        let tasks: Vec<(TaskId, u32)> = unstarted.into_iter().take(count).collect();
+        if !tasks.is_empty() {
+            consumer.revoking = true;
+            self.actions.push(Action::Revoke { from: peer, tasks });
+        }
+    }
+
+    /// What a consumer holds and has not started as far as we know, the last of its lane first.
+    pub(in crate::hub) fn unstarted(&self, peer: PeerId) -> Vec<(TaskId, u32)> {
+        let Some(consumer) = self.consumers.get(&peer) else {
+            return Vec::new();
+        };
+        consumer
+            .lane
+            .iter()
+            .rev()
+            .take_while(|(seq, _)| *seq > consumer.taken)
+            .filter_map(|&(seq, id)| {
+                let task = self.tasks.get(id)?;
+                matches!(task.state, State::Leased { to, seq: held, .. } if to == peer && held == seq)
+                    .then_some((id, task.attempt))
+            })
+            .collect()
+    }
+
+    /// A consumer gives back tasks that it had not started. It is no attempt.
+    pub fn returned(&mut self, peer: PeerId, tasks: &[(TaskId, u32)]) {
+        let mut tasks = tasks.to_vec();
+        tasks.sort_unstable();
+        for &(id, attempt) in tasks.iter().rev() {
+            self.withdraw(peer, id, attempt);
+        }
+        if let Some(consumer) = self.consumers.get_mut(&peer) {
+            consumer.revoking = false;
+        }
+    }
+
+    /// A lease ends as if it had never been given.
+    pub fn withdraw(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
+        if self.take_from(peer, id, attempt)
+            && let Some(task) = self.tasks.get_mut(id)
+        {
+            task.attempt = task.attempt.saturating_sub(1);
+            if task.attempt > 0 {
+                self.totals.again = self.totals.again.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A lease ends that never went out. The consumer counts what arrives, so this one does not count on its lane, and those
+    /// behind it move up; otherwise its credit would be lost for good.
+    pub fn recall(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
+        let sent = self.tasks.get(id).and_then(|task| match task.state {
+            State::Leased { to, seq, .. } if to == peer && task.attempt == attempt && seq != 0 => {
+                Some((seq, task.body.len()))
+            }
+            _ => None,
+        });
+        self.withdraw(peer, id, attempt);
+        let (Some((place, bytes)), Some(consumer)) = (sent, self.consumers.get_mut(&peer)) else {
+            return;
+        };
+        consumer.sent_tasks = consumer.sent_tasks.saturating_sub(1);
+        consumer.sent_bytes = consumer.sent_bytes.saturating_sub(bytes);
+        if let Some(at) = consumer
+            .lane
+            .iter()
+            .rposition(|&entry| entry == (place, id))
+        {
+            consumer.lane.remove(at);
+        }
+        let behind = consumer.lane.iter_mut().rev();
+        for (seq, other) in behind.take_while(|(seq, _)| *seq > place) {
+            if let Some(task) = self.tasks.get_mut(*other) {
+                match &mut task.state {
+                    State::Leased { to, seq: held, .. } if *to == peer && *held == *seq => {
+                        *held -= 1
+                    }
+                    _ => {}
+                }
+            }
+            *seq -= 1;
+        }
+    }
+
+    /// A try failed, and the task has tries left.
+    pub fn again(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
+        if self.take_from(peer, id, attempt)
+            && let Some(task) = self.tasks.get_mut(id)
+        {
+            task.tries_left = task.tries_left.saturating_sub(1);
+        }
+    }
+
+    /// Ends a lease without a result; the task goes to the head of the queue.
+    fn take_from(&mut self, peer: PeerId, id: TaskId, attempt: u32) -> bool {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return false;
+        };
+        match task.state {
+            State::Leased { to, .. } if to == peer && task.attempt == attempt => {}
+            _ => return false,
+        }
+        task.state = State::Waiting;
+        self.waiting_count += 1;
+        if task.suspect {
+            self.suspects.insert(id);
+        } else {
+            self.waiting.push_front(id);
+        }
+        if let Some(consumer) = self.consumers.get_mut(&peer) {
+            consumer.release(id);
+        }
+        true
+    }
+
+    /// Forgets lane entries of tasks that ended, so that one long task in front does not keep millions of them.
+    pub(in crate::hub) fn sweep(&mut self) {
+        for (&peer, consumer) in &mut self.consumers {
+            if consumer.lane_needs_sweep() {
+                let tasks = &self.tasks;
+                consumer.lane.retain(|&(seq, id)| {
+                    tasks.get(id).is_some_and(|task| {
+                        matches!(task.state, State::Leased { to, seq: held, .. } if to == peer && held == seq)
+                    })
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The first messages: who says hello, and the answer.
+
+use serde::{Deserialize, Serialize};
+
+use super::{PeerId, RunId, TaskId};
+
+/// What a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Role {
+    /// Runs tasks.
+    Worker = 0,
+    /// Gathers results.
+    Sink = 1,
+}
+
+/// The first message of a worker or sink, on control. Its first three fields never change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`kind::HELLO`](super::kind::HELLO).
+    pub kind: u8,
+    /// [`MAGIC`](super::MAGIC).
+    pub magic: String,
+    /// [`VERSION`](super::VERSION).
+    pub version: u16,
+    /// [`Role`].
+    pub role: u8,
+    /// Random, for the life of this process in this role.
+    pub peer: PeerId,
+    /// The run that it belongs to, 0 when it has none yet.
+    pub run: RunId,
+    /// The [`Transport`](crate::wire::endpoint::Transport) by which it dialled.
+    pub via: u8,
+    /// A worker's slots: how many tasks it runs at once.
+    pub slots: u32,
+    /// Its host's name, for people.
+    pub host: String,
+    /// Its machine's id (of this boot), by which it is known whether a lost connection is a death.
+    pub machine: String,
+    /// Its process.
+    pub pid: u32,
+    /// A worker that comes back: the tasks that it holds, each with its attempt. Results that it keeps count as held.
+    pub held: Vec<(TaskId, u32)>,
+    /// A sink: whether it wants results in order, so that nobody may run far ahead of the lowest unfinished task.
+    pub ordered: bool,
+    /// A sink: where it gathers results; host `*` stands for the host as the ventilator sees it.
+    pub endpoints: Vec<String>,
+}
+
+/// The answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// [`kind::WELCOME`](super::kind::WELCOME).
+    pub kind: u8,
+    /// The run.
+    pub run: RunId,
+    /// To whom: a welcome that was on its way when the peer said hello anew is known by it.
+    pub peer: PeerId,
+    /// The interval of heartbeats, in milliseconds.
+    pub heartbeat: u32,
+    /// A worker's lane (it pulls), or where a sink's acknowledgements go (it pushes). Host `*`: the host that it dialled.
+    pub address: String,
+    /// What the ventilator's program tells every worker and the sink about the run; may be empty.
+    #[serde(with = "serde_bytes")]
+    pub job: Vec<u8>,
+    /// The sink's peer id, 0 when there is none yet.
+    pub sink: PeerId,
+    /// Where the sink gathers results.
+    pub endpoints: Vec<String>,
+    /// How many bytes of results a worker may have under way to the sink.
+    pub window: u64,
+    /// A sink: the tasks that are done, as ranges (first, count).
+    pub acked: Vec<(TaskId, u64)>,
+    /// A sink: whether this run has had a sink before.
+    pub resumed: bool,
+    /// A sink that comes back: the number of the last [`Ack`](super::Ack) that arrived.
+    pub ack: u64,
+}
+
+/// No, and why. `again` says that asking again may help.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// [`kind::REFUSED`](super::kind::REFUSED).
+    pub kind: u8,
+    /// [`VERSION`](super::VERSION) of the refuser.
+    pub version: u16,
+    /// The reason, for people.
+    pub why: String,
+    /// Whether it may be otherwise soon.
+    pub again: bool,
+}
