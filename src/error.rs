@@ -94,7 +94,7 @@ pub enum Error {
         why: String,
     },
     /// The directory for sockets is not usable.
-    #[error("cannot use {} as this user's private directory for sockets: {source}; remove it, or set XDG_RUNTIME_DIR to a directory of your own", path.display())]
+    #[error("cannot use {} as this user's private directory for sockets: {source}; set XDG_RUNTIME_DIR to a directory of your own", path.display())]
     PrivateDirectory {
         /// The directory.
         path: PathBuf,

@@ -25,7 +25,10 @@ fn main() {
         env::set_var("DEBUG", "false");
         // Its warnings are not ours to mend, and cargo would print each of them.
         for flags in ["CFLAGS", "CXXFLAGS"] {
-            env::set_var(flags, format!("{} -w", env::var(flags).unwrap_or_default()));
+            // And its epoll descriptors must not be inherited by the commands that we start.
+            let ours = "-w -DZMQ_IOTHREAD_POLLER_USE_EPOLL_CLOEXEC";
+            let theirs = env::var(flags).unwrap_or_default();
+            env::set_var(flags, format!("{theirs} {ours}"));
         }
     }
     zeromq_src::Build::new()

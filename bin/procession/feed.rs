@@ -91,6 +91,19 @@ pub fn job(args: &InputArgs) -> Result<Job, Box<dyn Error>> {
     })
 }
 
+/// An endpoint of another process: what is within one process cannot be reached from another.
+///
+/// # Errors
+/// With what to write instead.
+pub fn between_processes(endpoint: &str) -> Result<(), String> {
+    match endpoint.starts_with("inproc://") {
+        true => Err(format!(
+            "{endpoint} can only be reached from within its own process; write ipc://PATH or tcp://127.0.0.1:PORT"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Opens the input.
 ///
 /// # Errors

@@ -27,9 +27,11 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     let mut builder =
         feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?.bind_also(HERE);
     if let Some(bind) = &args.bind {
+        feed::between_processes(bind)?;
         builder = builder.bind_also(bind);
     }
     let ventilator: Ventilator<Body> = builder.start()?;
+    ventilator::say_port(args.bind.as_deref().unwrap_or_default(), &ventilator);
     let handle = ventilator.handle();
     let stop = Stop::new()?;
     let kill = stop.clone();

@@ -22,6 +22,10 @@ use crate::signals::{self, Ending, Order};
 /// # Errors
 /// With what is to be said.
 pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
+    feed::between_processes(&args.connect)?;
+    if let Some(bind) = &args.bind {
+        feed::between_processes(bind)?;
+    }
     let handle: Arc<Mutex<Option<SinkHandle>>> = Arc::default();
     let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();
     listen(Arc::clone(&handle), Arc::clone(&exit))?;

@@ -18,6 +18,9 @@ const BRIEF: Duration = Duration::from_secs(2);
 /// # Errors
 /// With what is to be said.
 pub fn run(args: StatusArgs) -> Result<ExitCode, Box<dyn Error>> {
+    if let Some(endpoint) = &args.connect {
+        crate::feed::between_processes(endpoint)?;
+    }
     let states = match &args.connect {
         Some(endpoint) => vec![status(endpoint, args.reach.patience, args.reach.insecure)?],
         None => own_runs()?,

@@ -17,12 +17,14 @@ use crate::signals::{self, Ending, Order};
 /// # Errors
 /// With what is to be said.
 pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
+    feed::between_processes(&args.bind)?;
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
     let ventilator: Ventilator<procession::Body> =
         feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?
             .bind_also(&args.bind)
             .start()?;
+    say_port(&args.bind, &ventilator);
     let guardian = guard(&ventilator);
     let handle = ventilator.handle();
     listen(handle.clone(), None)?;
@@ -40,6 +42,13 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
         );
     }
     Ok(feed::exit_code(summary.failed, summary.cause))
+}
+
+/// A port that was left to us to choose is said, whatever the level: nobody could come otherwise.
+pub fn say_port(bind: &str, ventilator: &Ventilator<procession::Body>) {
+    if let (true, Some(endpoint)) = (bind.ends_with(":*"), ventilator.endpoints().last()) {
+        eprintln!("procession: listening at {endpoint}");
+    }
 }
 
 /// A guardian that removes the run's sockets should we be killed.

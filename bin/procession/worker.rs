@@ -10,6 +10,7 @@ use crate::args::WorkerArgs;
 use crate::args::quantity::Jobs;
 use crate::commands::Commands;
 use crate::exit_code::ExitCode;
+use crate::feed;
 use crate::signals::{self, Ending, Order};
 use crate::stop::{Level, Stop};
 
@@ -18,6 +19,7 @@ use crate::stop::{Level, Stop};
 /// # Errors
 /// With what is to be said.
 pub fn run(args: WorkerArgs) -> Result<ExitCode, Box<dyn Error>> {
+    feed::between_processes(&args.connect)?;
     let stop = Stop::new()?;
     let handle: Arc<Mutex<Option<WorkerHandle>>> = Arc::default();
     let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use inbox::Out;
 pub(crate) use inbox::{Assigned, Shared, Want};
 
 use self::lane::Lane;
@@ -189,13 +190,14 @@ impl Consumer {
     // ---- the slots ----
 
     fn read_slots(&mut self) {
-        let (finished, again) = {
-            let mut out = self.shared.out();
-            (
-                std::mem::take(&mut out.finished),
-                std::mem::take(&mut out.again),
-            )
-        };
+        let Out {
+            finished,
+            again,
+            returned,
+        } = std::mem::take(&mut *self.shared.out());
+        if !returned.is_empty() {
+            self.send_returned(returned);
+        }
         for result in finished {
             self.outbox.add(result);
         }
@@ -279,7 +281,7 @@ impl Consumer {
         };
         let unsaid = {
             let out = self.shared.out();
-            !out.finished.is_empty() || !out.again.is_empty()
+            !(out.finished.is_empty() && out.again.is_empty() && out.returned.is_empty())
         };
         // Behind a pill all that counts was acknowledged; who leaves by himself waits for that.
         let kept = self.pill.is_none() && !self.killed && self.outbox.kept() > 0;

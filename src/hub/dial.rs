@@ -25,6 +25,8 @@ pub(crate) struct Dial {
     hello_at: Option<Instant>,
     broken: u32,
     connected: bool,
+    /// Somebody took the connection, whoever it is.
+    reached: bool,
     ever_heard: bool,
     link_lost: bool,
     /// Why it was told to ask again later.
@@ -50,6 +52,7 @@ impl Dial {
             hello_at: None,
             broken: 0,
             connected: false,
+            reached: false,
             ever_heard: false,
             link_lost: false,
             refusal: None,
@@ -75,6 +78,14 @@ impl Dial {
         self.last_heard = Instant::now();
         self.ever_heard = true;
         Some(bytes)
+    }
+
+    /// Whether the path of an ipc endpoint is closed to this user.
+    fn may_not_open(&self) -> bool {
+        self.endpoint.path().is_some_and(|path| {
+            std::os::unix::net::UnixStream::connect(path)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        })
     }
 
     /// A hello went out.
@@ -126,6 +137,7 @@ impl Dial {
     pub(crate) fn read_links(&mut self) -> Result<()> {
         for event in self.socket.link_events() {
             match event {
+                LinkEvent::Reached => self.reached = true,
                 LinkEvent::Up => self.connected = true,
                 LinkEvent::Down => {
                     self.connected = false;
@@ -151,6 +163,10 @@ impl Dial {
     pub(crate) fn tick(&mut self, heartbeat: Duration) -> Result<Need> {
         let now = Instant::now();
         let silent = now.duration_since(self.last_heard);
+        if self.refusal.is_some() && silent > self.patience {
+            let why = self.refusal.take().map(|(_, why)| why).unwrap_or_default();
+            return Err(self.refusal_error(why));
+        }
         if let Some((since, _)) = &self.refusal {
             // Whoever refused us is gone meanwhile: that is the better answer than that nobody is there.
             if silent > heartbeat * super::host::MISSED && since.elapsed() > silent {
@@ -171,8 +187,10 @@ impl Dial {
                     waited: self.patience,
                     advice: if self.connected {
                         "something is there, but it does not answer as a ventilator; look at what listens there".to_owned()
-                    } else if self.broken > 0 {
-                        "something is there that does not speak ZeroMQ's protocol; look at what listens there".to_owned()
+                    } else if self.broken > 0 || self.reached {
+                        "something listens there that does not answer in ZeroMQ's protocol; look at what it is".to_owned()
+                    } else if self.may_not_open() {
+                        "this user may not open that socket; the ventilator's user must start this, too".to_owned()
                     } else {
                         format!(
                             "start a ventilator with --bind {}, or wait longer with --patience",

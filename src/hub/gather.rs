@@ -337,10 +337,7 @@ impl Gather {
         self.read_results();
         self.send_acks();
         if let Some(acks) = &self.acks {
-            let lost = acks
-                .link_events()
-                .iter()
-                .any(|event| !matches!(event, LinkEvent::Up));
+            let lost = acks.link_events().iter().any(LinkEvent::is_loss);
             if lost && self.pill.is_none() {
                 self.acks = None;
                 self.hello();

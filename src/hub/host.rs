@@ -116,7 +116,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn bind(
-        settings: Settings,
+        mut settings: Settings,
         dir: RuntimeDir,
         waker: Waker,
         intake: Intake,
@@ -127,6 +127,7 @@ impl Host {
         for endpoint in &settings.binds {
             bound.push(control.bind(endpoint)?);
         }
+        settings.binds.clone_from(&bound);
         let now = Instant::now();
         let run = settings.run;
         Ok((

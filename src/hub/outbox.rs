@@ -146,12 +146,9 @@ impl Outbox {
 
     /// Whether the link was lost; whoever calls it decides when to [`reconnect`](Self::reconnect).
     pub(crate) fn link_lost(&self) -> bool {
-        self.socket.as_ref().is_some_and(|socket| {
-            socket
-                .link_events()
-                .iter()
-                .any(|event| !matches!(event, LinkEvent::Up))
-        })
+        self.socket
+            .as_ref()
+            .is_some_and(|socket| socket.link_events().iter().any(LinkEvent::is_loss))
     }
 
     pub(crate) fn add(&mut self, result: Finished) {

@@ -284,9 +284,10 @@ impl WorkerHandle {
         self.shared.leave();
     }
 
-    /// As [`leave`](Self::leave), and calls [`on_kill`](WorkerBuilder::on_kill).
+    /// As [`leave`](Self::leave), and calls [`on_kill`](WorkerBuilder::on_kill); tasks that fail from then on are given back, for
+    /// somebody else to do.
     pub fn kill(&self) {
-        self.shared.kill();
+        self.shared.desert();
     }
 
     /// How many tasks have run here.

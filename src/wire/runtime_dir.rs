@@ -8,27 +8,30 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::wire::endpoint::LONGEST_IPC_PATH;
 
-/// This user's directory: `$XDG_RUNTIME_DIR/procession`, or `/tmp/procession-UID`. Made when it is not there.
+/// This user's directory: `$XDG_RUNTIME_DIR/procession`, or, where that cannot be used, `/tmp/procession-UID`. Made when it is not
+/// there.
 ///
 /// # Errors
 /// When it cannot be made, belongs to another user, or is open to others.
 pub fn base() -> Result<PathBuf, Error> {
     let uid = rustix::process::getuid().as_raw();
-    let chosen = std::env::var_os("XDG_RUNTIME_DIR")
+    let of_session = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         // A socket's path may have 107 bytes, and about forty come behind this.
-        .filter(|dir| {
-            dir.is_absolute() && dir.as_os_str().len() < LONGEST_IPC_PATH - 50 && dir.is_dir()
-        })
-        .map_or_else(
-            || PathBuf::from(format!("/tmp/procession-{uid}")),
-            |dir| dir.join("procession"),
-        );
-    make_private(&chosen, uid).map_err(|source| Error::PrivateDirectory {
-        path: chosen.clone(),
-        source,
-    })?;
-    Ok(chosen)
+        .filter(|dir| dir.is_absolute() && dir.as_os_str().len() < LONGEST_IPC_PATH - 50)
+        .map(|dir| dir.join("procession"));
+    if let Some(dir) = of_session {
+        // After `su`, or in a container, it is somebody else's, or not there.
+        match make_private(&dir, uid) {
+            Ok(()) => return Ok(dir),
+            Err(error) => log::debug!("cannot use {}: {error}", dir.display()),
+        }
+    }
+    let path = PathBuf::from(format!("/tmp/procession-{uid}"));
+    match make_private(&path, uid) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(Error::PrivateDirectory { path, source }),
+    }
 }
 
 fn make_private(path: &Path, uid: u32) -> io::Result<()> {

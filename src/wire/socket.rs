@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +59,8 @@ pub(crate) enum Kind {
 /// What happened to a socket's connections, as its monitor tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LinkEvent {
+    /// Somebody is there.
+    Reached,
     /// A peer is there and speaks ZMTP.
     Up,
     /// A peer is gone: the kernel closed the connection.
@@ -67,6 +69,13 @@ pub(crate) enum LinkEvent {
     Failed,
     /// Somebody answers there who does not speak our protocol.
     Foreign(String),
+}
+
+impl LinkEvent {
+    /// Whether there is no connection after it.
+    pub(crate) const fn is_loss(&self) -> bool {
+        !matches!(self, Self::Reached | Self::Up)
+    }
 }
 
 pub(crate) struct Socket {
@@ -78,16 +87,19 @@ pub(crate) struct Socket {
 
 struct BoundPath {
     path: PathBuf,
-    lock: Option<(File, PathBuf)>,
+    /// The socket at `path` is ours.
+    bound: bool,
+    _lock: File,
+    lock_path: PathBuf,
 }
 
 impl Drop for BoundPath {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-        if let Some((_held, path)) = &self.lock {
-            // Removed while held, so that nobody locks a file that is no longer there.
-            let _ = std::fs::remove_file(path);
+        if self.bound {
+            let _ = std::fs::remove_file(&self.path);
         }
+        // Removed while held, so that nobody locks a file that is no longer there.
+        let _ = std::fs::remove_file(&self.lock_path);
     }
 }
 
@@ -157,7 +169,8 @@ impl Socket {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("inproc://monitor-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let failed = |error| Error::system("cannot watch a ZeroMQ socket", to_io(error));
-        let events = zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw()
+        let events = zmq::SocketEvent::CONNECTED.to_raw()
+            | zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw()
             | zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL.to_raw()
             | zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL.to_raw()
             | zmq::SocketEvent::HANDSHAKE_FAILED_AUTH.to_raw()
@@ -185,6 +198,7 @@ impl Socket {
             };
             let event = zmq::SocketEvent::from_raw(u16::from_ne_bytes([head[0], head[1]]));
             events.push(match event {
+                zmq::SocketEvent::CONNECTED => LinkEvent::Reached,
                 zmq::SocketEvent::HANDSHAKE_SUCCEEDED => LinkEvent::Up,
                 zmq::SocketEvent::DISCONNECTED => LinkEvent::Down,
                 zmq::SocketEvent::CLOSED => LinkEvent::Failed,
@@ -217,7 +231,8 @@ impl Socket {
         self.inner
             .bind(&endpoint.to_bind())
             .map_err(|error| failed(bind_advice(error, endpoint)))?;
-        if let Some(guard) = guard {
+        if let Some(mut guard) = guard {
+            guard.bound = true;
             // Nobody but this user; the directory is private anyway where the path is ours.
             let _ = std::fs::set_permissions(&guard.path, std::fs::Permissions::from_mode(0o600));
             self.bound.push(guard);
@@ -380,6 +395,8 @@ fn bind_advice(error: zmq::Error, endpoint: &Endpoint) -> String {
     }
 }
 
+const IN_USE: &str = "address in use; stop the program that listens there, or choose another path";
+
 /// libzmq takes an `ipc` path over from whoever listens there, so "in use" has to come from a lock beside it.
 fn lock_path(path: &std::path::Path) -> std::result::Result<BoundPath, String> {
     let mut lock_path = path.as_os_str().to_owned();
@@ -403,10 +420,7 @@ fn lock_path(path: &std::path::Path) -> std::result::Result<BoundPath, String> {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(
-                    "address in use; stop the program that listens there, or choose another path"
-                        .to_owned(),
-                );
+                return Err(IN_USE.to_owned());
             }
             Err(error) => return Err(format!("{}: {error}", lock_path.display())),
         }
@@ -419,16 +433,22 @@ fn lock_path(path: &std::path::Path) -> std::result::Result<BoundPath, String> {
         if !same {
             continue;
         }
-        if let Ok(there) = std::fs::symlink_metadata(path) {
-            use std::os::unix::fs::FileTypeExt;
-            if !there.file_type().is_socket() {
-                return Err("there is a file of that name that is not a socket".to_owned());
-            }
-        }
-        return Ok(BoundPath {
+        let guard = BoundPath {
             path: path.to_owned(),
-            lock: Some((file, lock_path)),
-        });
+            bound: false,
+            _lock: file,
+            lock_path,
+        };
+        return match std::fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => {
+                Err("there is a file of that name that is not a socket".to_owned())
+            }
+            // Who listens there need not be one of us, and have no lock.
+            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+                Err(IN_USE.to_owned())
+            }
+            _ => Ok(guard),
+        };
     }
     Err("address in use".to_owned())
 }

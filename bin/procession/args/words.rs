@@ -83,14 +83,14 @@ fn place_input(input: &mut InputArgs, values: Option<Vec<OsString>>) -> Result<(
 
 /// With `--pipe` and `--filter` the input is data: it cannot be the command as well.
 fn require_command(input: &InputArgs) -> Result<(), String> {
-    let option = match (input.pipe, input.filter) {
-        (true, _) => "--pipe",
-        (_, true) => "--filter",
+    let (option, example) = match (input.pipe, input.filter) {
+        (true, _) => ("--pipe", "wc -l"),
+        (_, true) => ("--filter", "sed -u s/a/b/"),
         _ => return Ok(()),
     };
     if input.command.is_empty() {
         return Err(format!(
-            "{option} needs a COMMAND to feed, for instance: procession run {option} wc -l"
+            "{option} needs a COMMAND to feed, for instance: procession run {option} {example}"
         ));
     }
     Ok(())

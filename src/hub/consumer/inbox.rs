@@ -41,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) ahead: AtomicU64,
     pub(super) leave: AtomicBool,
     pub(super) kill: AtomicBool,
+    pub(super) deserting: AtomicBool,
     /// The ventilator is in this process: nobody could learn of a death of ours, so starts need not be told at once.
     pub(super) local: bool,
     pub(super) ran: AtomicU64,
@@ -78,6 +79,7 @@ pub(crate) struct Want {
 pub(super) struct Out {
     pub(super) finished: Vec<Finished>,
     pub(super) again: Vec<(TaskId, u32, i32, i32)>,
+    pub(super) returned: Vec<(TaskId, u32)>,
 }
 
 impl Shared {
@@ -172,7 +174,10 @@ impl Shared {
                 ids.push(result.id);
                 micros += result.micros;
                 let failed = result.exit != 0 || result.signal != 0;
-                if failed && tries_left > 0 && !self.kill.load(Ordering::Relaxed) {
+                if failed && self.deserting.load(Ordering::Relaxed) {
+                    // Killed because we leave, not because nobody wants it: somebody else does it.
+                    out.returned.push((result.id, result.attempt));
+                } else if failed && tries_left > 0 && !self.kill.load(Ordering::Relaxed) {
                     out.again
                         .push((result.id, result.attempt, result.exit, result.signal));
                 } else {
@@ -202,6 +207,12 @@ impl Shared {
     pub(crate) fn leave(&self) {
         self.leave.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Leaves at once: what runs is killed, and done by somebody else.
+    pub(crate) fn desert(&self) {
+        self.deserting.store(true, Ordering::Release);
+        self.kill();
     }
 
     pub(crate) fn kill(&self) {

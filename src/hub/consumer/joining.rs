@@ -35,6 +35,7 @@ impl Consumer {
             ahead: AtomicU64::new(0),
             leave: AtomicBool::new(false),
             kill: AtomicBool::new(false),
+            deserting: AtomicBool::new(false),
             local: settings.endpoint.transport() == Transport::Inproc,
             ran: AtomicU64::new(0),
         });

@@ -98,11 +98,7 @@ impl Consumer {
                 Err(error) => say_malformed("worker", &error),
             }
         }
-        let link_lost = lane
-            .socket
-            .link_events()
-            .iter()
-            .any(|event| !matches!(event, LinkEvent::Up));
+        let link_lost = lane.socket.link_events().iter().any(LinkEvent::is_loss);
         if link_lost && self.pill.is_none() && pill.is_none() {
             // Not ours to decide whether it is an accident: the ventilator tells us, or is not heard.
             self.lane = None;
@@ -171,7 +167,7 @@ impl Consumer {
         self.send_returned(back);
     }
 
-    fn send_returned(&mut self, tasks: Vec<(TaskId, u32)>) {
+    pub(super) fn send_returned(&mut self, tasks: Vec<(TaskId, u32)>) {
         let returned = TaskList {
             kind: kind::RETURNED,
             run: self.run,

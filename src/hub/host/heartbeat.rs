@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Host, MISSED};
+use super::{Host, MISSED, host_name};
 use crate::error::Error;
 use crate::hub::ledger::Gone;
 use crate::wire::frame::{self, Heartbeat, kind};
@@ -65,7 +65,7 @@ impl Host {
             .settings
             .binds
             .last()
-            .map(ToString::to_string)
+            .map(|endpoint| endpoint.clone().with_host_if_any(&host_name()).to_string())
             .unwrap_or_default();
         let waited = |since: Instant| now.duration_since(since);
         let missing = if waited(self.sinkless_since) > patience {
