@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,6 +32,7 @@ pub struct Commands {
     host: String,
     guardian: Option<Guardian>,
     stop: Stop,
+    filter_failed: AtomicBool,
 }
 
 impl Commands {
@@ -54,12 +56,18 @@ impl Commands {
                 .into_owned(),
             guardian,
             stop,
+            filter_failed: AtomicBool::new(false),
         }
     }
 
     /// The guardian, for files that it shall remove.
     pub fn guardian(&self) -> Option<&Guardian> {
         self.guardian.as_ref()
+    }
+
+    /// Whether a filter went wrong behind its last task.
+    pub fn filter_failed(&self) -> bool {
+        self.filter_failed.load(Ordering::Acquire)
     }
 
     /// Runs the worker to its end.
@@ -189,7 +197,10 @@ impl Commands {
                 });
             if let Err(error) = outcome {
                 log::error!("the filter in slot {number}: {error}");
-                tasks.fail_next(&error.to_string());
+                if !tasks.fail_next(&error.to_string()) {
+                    // There is no task left that could say so.
+                    self.filter_failed.store(true, Ordering::Release);
+                }
             }
         }
     }
@@ -221,9 +232,10 @@ impl FilterSlot<'_> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The filter cannot be run: what was to be its first task says so.
-    fn fail_next(&self, note: &str) {
+    /// The filter cannot be run: what was to be its first task says so, if there is one.
+    fn fail_next(&self, note: &str) -> bool {
         let waiting: Vec<CommandLease> = self.next().drain(..).collect();
+        let any = !waiting.is_empty();
         let answers = waiting
             .into_iter()
             .map(|lease| {
@@ -237,6 +249,7 @@ impl FilterSlot<'_> {
             })
             .collect();
         self.answer(answers);
+        any
     }
 }
 

@@ -75,9 +75,10 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     let summary = ventilator.wait();
+    let mut filter_failed = false;
     if let Some(working) = working {
         match working.join() {
-            Ok(Ok(())) => {}
+            Ok(Ok(failed)) => filter_failed = failed,
             Ok(Err(error)) => log::error!("{error}"),
             Err(_) => log::error!("the worker's thread panicked"),
         }
@@ -97,7 +98,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         );
     }
     let code = feed::exit_code(summary.failed, summary.cause);
-    Ok(if reading.has_failed() {
+    Ok(if reading.has_failed() || filter_failed {
         code.merge(ExitCode::Error)
     } else {
         code
@@ -132,7 +133,7 @@ fn start_worker(
     tasks: Option<u64>,
     job: procession::command::Job,
     stop: &Stop,
-) -> Result<std::thread::JoinHandle<procession::Result<()>>, Box<dyn Error>> {
+) -> Result<std::thread::JoinHandle<procession::Result<bool>>, Box<dyn Error>> {
     let on_kill = stop.clone();
     // Others may take tasks that come late, so only without --bind does the number of tasks bound that of the slots.
     let most = tasks.filter(|_| args.bind.is_none());
@@ -147,5 +148,5 @@ fn start_worker(
     }
     Ok(std::thread::Builder::new()
         .name("worker".to_owned())
-        .spawn(move || commands.serve(worker).map(drop))?)
+        .spawn(move || commands.serve(worker).map(|_| commands.filter_failed()))?)
 }

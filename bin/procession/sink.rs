@@ -1,7 +1,7 @@
 //! `procession sink`: gathers the results of a ventilator's tasks.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -29,7 +29,13 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
     let handle: Arc<Mutex<Option<SinkHandle>>> = Arc::default();
     let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();
     listen(Arc::clone(&handle), Arc::clone(&exit))?;
+    // Held to the end: it removes our sockets should we be killed.
+    let guardian: Arc<Mutex<Option<Guardian>>> = Arc::default();
+    let starting = Arc::clone(&guardian);
+    let bind = args.bind.clone();
     let mut builder = builder(&args.output, &args.common).on_dial(move |dialling| {
+        *starting.lock().unwrap_or_else(PoisonError::into_inner) =
+            guard(dialling.private_dir(), bind.as_deref());
         *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialling);
     });
     if let Some(bind) = &args.bind {
@@ -48,7 +54,6 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
             None => ExitCode::Success,
         }));
     }
-    let _guardian = guard(&sink, args.bind.as_deref());
     let mut output = Output::open(args.output, &mut sink, true)?;
     let mut progress = Progress::new(args.common.bar, Instant::now());
     let mut done = sink.done_before().len();
@@ -79,20 +84,17 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// A guardian that removes the sink's sockets should we be killed.
-fn guard(sink: &Sink<CommandResult>, bind: Option<&str>) -> Option<Guardian> {
-    let own = sink.private_dir().map(|dir| dir.join("results"));
-    let bound = bind
-        .and_then(|bind| bind.strip_prefix("ipc://"))
-        .map(PathBuf::from);
-    if own.is_none() && bound.is_none() {
+fn guard(dir: Option<&Path>, bind: Option<&str>) -> Option<Guardian> {
+    let bound = bind.and_then(|bind| bind.strip_prefix("ipc://"));
+    if dir.is_none() && bound.is_none() {
         return None;
     }
     let guardian = Guardian::start("").ok()?;
-    for socket in own.iter().chain(&bound) {
-        guardian.remove_socket_on_death(socket);
-    }
-    if let Some(dir) = sink.private_dir() {
+    if let Some(dir) = dir {
         guardian.remove_on_death(dir);
+    }
+    if let Some(socket) = bound {
+        guardian.remove_socket_on_death(Path::new(socket));
     }
     Some(guardian)
 }

@@ -15,6 +15,7 @@ pub(crate) use inbox::{Assigned, Shared, Want};
 
 use self::lane::Lane;
 use super::dial::{Dial, Need, say_malformed};
+use super::host::MISSED;
 use super::outbox::Outbox;
 use crate::error::Result;
 use crate::wire::endpoint::Endpoint;
@@ -54,6 +55,8 @@ pub(crate) struct Consumer {
     pill: Option<Pill>,
     leaving: bool,
     killed: bool,
+    /// Since when it only waits for acknowledgements before it leaves.
+    idle_since: Option<Instant>,
     goodbye_at: Option<Instant>,
     goodbye_heard: bool,
     link_retry: Option<Instant>,
@@ -285,8 +288,19 @@ impl Consumer {
         };
         // Behind a pill all that counts was acknowledged; who leaves by himself waits for that.
         let kept = self.pill.is_none() && !self.killed && self.outbox.kept() > 0;
-        if busy || unsaid || kept {
+        if busy || unsaid {
             return false;
+        }
+        if kept {
+            // Under keep-order they may wait for a task that nobody is there to do. Whoever comes does them anew.
+            let since = *self.idle_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < self.heartbeat * MISSED {
+                return false;
+            }
+            log::warn!(
+                "leaving {} results that the sink has not acknowledged; their tasks are done elsewhere",
+                self.outbox.kept()
+            );
         }
         if self.run == 0 {
             return true;

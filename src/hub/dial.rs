@@ -188,7 +188,7 @@ impl Dial {
                     advice: if self.connected {
                         "something is there, but it does not answer as a ventilator; look at what listens there".to_owned()
                     } else if self.broken > 0 || self.reached {
-                        "something listens there that does not answer in ZeroMQ's protocol; look at what it is".to_owned()
+                        "something listens there that is no ventilator: it does not answer as ZeroMQ does; look at what it is".to_owned()
                     } else if self.may_not_open() {
                         "this user may not open that socket; the ventilator's user must start this, too".to_owned()
                     } else {

@@ -214,7 +214,7 @@ impl Gather {
     /// Dials, says hello, and waits for the welcome.
     pub(crate) fn connect(
         settings: Settings,
-        before_dialling: impl FnOnce(&Arc<Shared>),
+        before_dialling: impl FnOnce(&Arc<Shared>, Option<&Path>),
     ) -> Result<(Self, Arc<Shared>, Option<Joined>)> {
         let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
         let shared = Arc::new(Shared {
@@ -228,7 +228,7 @@ impl Gather {
         });
         let mut results = Socket::new(Kind::Pull)?;
         let (endpoints, dir) = bind_results(&mut results, &settings)?;
-        before_dialling(&shared);
+        before_dialling(&shared, dir.as_ref().map(RuntimeDir::path));
         let mut gather = Self {
             dial: Dial::new("sink", &settings.endpoint, settings.patience)?,
             shared: Arc::clone(&shared),

@@ -38,6 +38,8 @@ pub(crate) const MISSED: u32 = 3;
 /// Acknowledgements are relayed in groups, and small groups of tasks left to grow, for no longer than this: each message wakes
 /// somebody, and that costs more than a hundred small tasks.
 const HOLD_BACK: Duration = Duration::from_millis(1);
+/// How old what [`Orders::state`] shows may be while something happens.
+const PUBLISH: Duration = Duration::from_millis(50);
 /// How many messages are read from one socket before the others have their turn.
 const TURN: usize = 256;
 
@@ -183,9 +185,13 @@ impl Host {
         let tick = self.settings.heartbeat / 2;
         let mut next_tick = Instant::now() + tick;
         let mut published = Instant::now();
+        let mut unpublished = false;
         self.publish();
         loop {
             let mut timeout = next_tick.saturating_duration_since(Instant::now());
+            if unpublished {
+                timeout = timeout.min(PUBLISH);
+            }
             if self.held_back || self.intake_since.is_some() {
                 timeout = timeout.min(HOLD_BACK);
             }
@@ -227,7 +233,8 @@ impl Host {
                 next_tick = now + tick;
                 self.tick(now);
             }
-            if now.duration_since(published) > Duration::from_millis(50) {
+            unpublished = now.duration_since(published) < PUBLISH;
+            if !unpublished {
                 published = now;
                 self.publish();
             }

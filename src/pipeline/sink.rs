@@ -220,10 +220,11 @@ impl SinkBuilder {
                 patience: self.patience,
                 ordered: self.ordered,
             },
-            |shared| {
+            |shared, dir| {
                 if let Some(call) = self.on_dial {
                     call(SinkHandle {
                         shared: Arc::clone(shared),
+                        dir: dir.map(std::path::Path::to_owned),
                     });
                 }
             },
@@ -307,12 +308,6 @@ impl<R: Payload> Sink<R> {
     #[must_use]
     pub const fn run_id(&self) -> u64 {
         self.joined.run
-    }
-
-    /// This sink's private directory with its socket, where it has one; it is removed at the end.
-    #[must_use]
-    pub fn private_dir(&self) -> Option<&std::path::Path> {
-        self.dir.as_deref()
     }
 
     /// The tasks that had a result when this sink joined.
@@ -525,6 +520,7 @@ impl<R: Payload> Sink<R> {
     pub fn handle(&self) -> SinkHandle {
         SinkHandle {
             shared: Arc::clone(&self.shared),
+            dir: self.dir.clone(),
         }
     }
 
@@ -565,9 +561,16 @@ impl<R: Payload> Drop for Sink<R> {
 #[derive(Clone, Debug)]
 pub struct SinkHandle {
     shared: Arc<Shared>,
+    dir: Option<std::path::PathBuf>,
 }
 
 impl SinkHandle {
+    /// The sink's private directory with its socket, where it has one; it is removed at the end.
+    #[must_use]
+    pub fn private_dir(&self) -> Option<&std::path::Path> {
+        self.dir.as_deref()
+    }
+
     /// Leaves: [`Sink::get`] gives what has arrived, and then ends.
     pub fn leave(&self) {
         self.shared.leave();

@@ -53,6 +53,7 @@ impl Consumer {
             pill: None,
             leaving: false,
             killed: false,
+            idle_since: None,
             goodbye_at: None,
             goodbye_heard: false,
             link_retry: None,
