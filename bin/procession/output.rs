@@ -247,10 +247,12 @@ impl Output {
                 .flush()
                 .map_err(|error| OutputError::Failed(error.to_string()))?;
         }
-        for receipt in self.receipts.drain(..) {
-            sink.keep(receipt);
+        if !self.receipts.is_empty() {
+            for receipt in self.receipts.drain(..) {
+                sink.keep(receipt);
+            }
+            sink.acknowledge();
         }
-        sink.acknowledge();
         Ok(())
     }
 }

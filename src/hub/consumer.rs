@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use inbox::Out;
 pub(crate) use inbox::{Assigned, Shared, Want};
+use inbox::{Out, ROUND};
 
 use self::lane::Lane;
 use super::dial::{Dial, Need, say_malformed};
@@ -87,6 +87,7 @@ impl Consumer {
             let now = Instant::now();
             let timeout = match self.goodbye_at {
                 Some(_) => Duration::from_millis(20),
+                None if self.shared.is_at_it() => ROUND,
                 None => next_tick.saturating_duration_since(now),
             };
             self.wait(timeout)?;

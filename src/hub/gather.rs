@@ -27,7 +27,7 @@ use crate::wire::wake::Waker;
 
 /// Acknowledgements go out in groups of so many, or after so long: each message wakes two event loops.
 const GROUP: u64 = 512;
-const HOLD_BACK: Duration = Duration::from_millis(1);
+const HOLD_BACK: Duration = Duration::from_millis(4);
 
 /// A result that has arrived.
 #[derive(Debug)]

@@ -37,7 +37,7 @@ use crate::wire::wake::Waker;
 pub(crate) const MISSED: u32 = 3;
 /// Acknowledgements are relayed in groups, and small groups of tasks left to grow, for no longer than this: each message wakes
 /// somebody, and that costs more than a hundred small tasks.
-const HOLD_BACK: Duration = Duration::from_millis(1);
+const HOLD_BACK: Duration = Duration::from_millis(4);
 /// How old what [`Orders::state`] shows may be while something happens.
 const PUBLISH: Duration = Duration::from_millis(50);
 /// How many messages are read from one socket before the others have their turn.

@@ -23,6 +23,8 @@ use crate::wire::payload::Payload;
 const IN_TURN_MEMORY: usize = 4 << 20;
 /// A temporary file of waiting results is begun anew after so many bytes, so that old ones can go.
 const SPOOL: u64 = 64 << 20;
+/// So many bytes are acknowledged as taken in even when no result was kept; less than the smallest window.
+const MANY_BYTES: u64 = 32 << 10;
 /// Acknowledgements are held back no longer than this while more results are there.
 const HOLD_BACK: Duration = Duration::from_millis(4);
 
@@ -362,7 +364,10 @@ impl<R: Payload> Sink<R> {
             if self.ended {
                 return self.ended();
             }
-            self.acknowledge();
+            // Bytes taken in are no news by themselves, before they are many.
+            if !self.mine.kept.is_empty() || self.mine.absorbed.values().sum::<u64>() > MANY_BYTES {
+                self.acknowledge();
+            }
             match self.shared.wait(deadline) {
                 Waited::Arrived(arrived) => self.here = arrived,
                 Waited::Nothing => return Ok(Got::Nothing),

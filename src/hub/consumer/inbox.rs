@@ -12,8 +12,12 @@ use crate::wire::body::Body;
 use crate::wire::frame::TaskId;
 use crate::wire::wake::Waker;
 
-/// Tasks shorter than this are over before anybody could ask for them.
-const BRIEF: Duration = Duration::from_millis(5);
+/// Tasks shorter than this are brief.
+const BRIEF: Duration = Duration::from_millis(2);
+/// While tasks are brief, the event loop looks so often for what they have done.
+pub(super) const ROUND: Duration = Duration::from_millis(8);
+/// So many results are not held back.
+const MANY: usize = 256;
 
 /// A task in a worker's hands.
 #[derive(Debug)]
@@ -118,10 +122,9 @@ impl Shared {
                     inbox.running.insert(task.id, task.attempt);
                 }
                 drop(inbox);
-                // What runs long is told at once, what does not with its result; a death must find what had started told,
-                // but in this process nobody would be left to ask.
-                let mean = Duration::from_nanos(self.mean.load(Ordering::Relaxed));
-                if !self.local || mean.is_zero() || mean > BRIEF {
+                // What runs long is told at once, as a death must find told what had started; what is brief, at the loop's next
+                // round.
+                if !self.is_brisk() {
                     self.waker.wake();
                 }
                 return Some(taken);
@@ -167,6 +170,7 @@ impl Shared {
         let mut count = 0u32;
         let mut micros = 0u64;
         let mut ids = Vec::new();
+        let mut many = false;
         {
             let mut out = self.out();
             for (result, tries_left) in results {
@@ -184,6 +188,7 @@ impl Shared {
                     out.finished.push(result);
                 }
             }
+            many |= out.finished.len() >= MANY;
         }
         if count == 0 {
             return;
@@ -200,8 +205,23 @@ impl Shared {
         for id in ids {
             inbox.running.remove(&id);
         }
+        let short = inbox.tasks.len() <= self.slots as usize;
         drop(inbox);
-        self.waker.wake();
+        if many || short || !self.is_brisk() {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether brief tasks run now.
+    pub(super) fn is_at_it(&self) -> bool {
+        self.is_brisk() && !self.inbox().running.is_empty()
+    }
+
+    /// Whether tasks are so brief that to wake the event loop for each would cost more than they do: it then looks every
+    /// [`ROUND`].
+    pub(super) fn is_brisk(&self) -> bool {
+        let mean = Duration::from_nanos(self.mean.load(Ordering::Relaxed));
+        !mean.is_zero() && mean < BRIEF
     }
 
     pub(crate) fn leave(&self) {
