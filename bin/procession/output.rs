@@ -3,6 +3,7 @@
 //! A result is kept when it is on stdout, in `--results` and in `--joblog`, in this order: a log that names a task whose output was
 //! lost would be worse than output that is repeated. Only then is it acknowledged.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -61,7 +62,14 @@ pub struct Output {
     joblog: Option<Joblog>,
     results: Option<Results>,
     receipts: Vec<Receipt>,
+    /// Why tasks failed, and how many for each reason.
+    reasons: HashMap<String, u64>,
 }
+
+/// The same reason is given for so many tasks; the others are counted.
+const SAME_REASON: u64 = 5;
+/// So many different reasons are told apart.
+const REASONS: usize = 1000;
 
 impl Output {
     /// Opens what is to be written. A sink that takes the place of another one goes on with its log: what is in it was kept.
@@ -101,6 +109,7 @@ impl Output {
             joblog,
             results,
             receipts: Vec::new(),
+            reasons: HashMap::new(),
         })
     }
 
@@ -166,11 +175,38 @@ impl Output {
         }
     }
 
+    /// Says why a task failed; what is the same for many is said for a few.
+    fn say_failure(&mut self, id: u64, result: &CommandResult) {
+        let Some(note) = &result.note else {
+            return say_failure(id, result);
+        };
+        if self.reasons.len() >= REASONS && !self.reasons.contains_key(note) {
+            return log::warn!("task {id}: {note}");
+        }
+        let times = self.reasons.entry(note.clone()).or_default();
+        *times += 1;
+        if *times <= SAME_REASON {
+            log::warn!("task {id}: {note}");
+        } else if *times == SAME_REASON + 1 {
+            log::warn!("task {id} and others, counted at the end: {note}");
+        }
+    }
+
+    /// Says how many tasks failed for the reasons that were not said each time.
+    fn say_counts(&mut self) {
+        for (note, times) in self.reasons.drain() {
+            if times > SAME_REASON {
+                log::warn!("{times} tasks in all: {note}");
+            }
+        }
+    }
+
     /// Closes the log in order: another sink of this run will not go on with it.
     ///
     /// # Errors
     /// When what was held back cannot be written.
-    pub fn finish(self) -> io::Result<()> {
+    pub fn finish(mut self) -> io::Result<()> {
+        self.say_counts();
         match self.joblog {
             Some(joblog) => joblog.finish(),
             None => Ok(()),
@@ -189,7 +225,7 @@ impl Output {
             ..CommandResult::default()
         });
         if failed {
-            say_failure(id, &result);
+            self.say_failure(id, &result);
         }
         if self.args.json {
             write_json(&mut self.stdout, id, attempt, &result).map_err(stdout_error)?;
@@ -257,14 +293,12 @@ impl Output {
     }
 }
 
-/// What failed in a way that its own output does not tell is said.
+/// What failed without a note, in a way that its own output does not tell, is said.
 fn say_failure(id: u64, result: &CommandResult) {
     let command = String::from_utf8_lossy(&result.command);
     let command: String = command.chars().take(200).collect();
     let (_, signal) = result.status();
-    if let Some(note) = &result.note {
-        log::warn!("task {id}: {note}");
-    } else if result.timed_out {
+    if result.timed_out {
         log::warn!("task {id} ran into --timeout and was ended: {command}");
     } else if signal != 0 {
         log::warn!("task {id} was killed by signal {signal}: {command}");

@@ -80,18 +80,18 @@ fn print(out: &mut impl Write, state: &State) -> std::io::Result<()> {
         writeln!(out, "  {}", state.title)?;
     }
     for peer in &state.peers {
+        let work = match (peer.role.as_str(), peer.slots) {
+            ("sink", _) => String::new(),
+            (_, 1) => format!("1 slot, {} running, {} leased, ", peer.running, peer.leased),
+            (_, slots) => format!(
+                "{slots} slots, {} running, {} leased, ",
+                peer.running, peer.leased
+            ),
+        };
         writeln!(
             out,
-            "  {:<6} {:016x}  process {} on {}: {} slots, {} running, {} leased, {} done, {}",
-            peer.role,
-            peer.peer,
-            peer.pid,
-            peer.host,
-            peer.slots,
-            peer.running,
-            peer.leased,
-            peer.done,
-            peer.state
+            "  {:<6} {:016x}  process {} on {}: {work}{} done, {}",
+            peer.role, peer.peer, peer.pid, peer.host, peer.done, peer.state
         )?;
     }
     Ok(())

@@ -17,7 +17,7 @@ impl Host {
             return self.refuse(
                 route,
                 format!(
-                    "it belongs to run {:016x}, and this is run {:016x}",
+                    "it belongs to run {:016x}, which is over, and this is run {:016x}; start it again to join",
                     hello.run, self.settings.run
                 ),
                 false,

@@ -63,7 +63,12 @@ impl Host {
         };
         let rejoin = self.pill(kind::REJOIN);
         if run != self.settings.run {
-            return self.refuse(route, "this is another run".to_owned(), false);
+            return self.refuse(
+                route,
+                "the run that it belonged to is over, and this is another; start it again to join"
+                    .to_owned(),
+                false,
+            );
         }
         if let Some(sink) = &mut self.sink
             && sink.route == route

@@ -48,7 +48,9 @@ impl Host {
             let orders = self.orders.lock();
             (orders.halt, orders.kill)
         };
-        if let (Some(cause), false) = (halt, self.ledger.is_halted()) {
+        // Behind the end there is nothing to halt, and the pill has said how it ended.
+        let running = self.closing.is_none() && !self.ledger.is_halted();
+        if let (Some(cause), true) = (halt, running) {
             self.cause = cause;
             self.intake.close();
             self.ledger.halt();
