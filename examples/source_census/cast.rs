@@ -82,10 +82,12 @@ impl Cast {
             .stdout(Stdio::piped())
             .spawn()?;
         let results = sink.stdout.take().map(BufReader::new);
-        let ventilator = role(&["ventilator", "--bar", "--bind", &endpoint, "-a"])
+        // Some twenty names a task: to start a program for each file would take longer than to count it.
+        let ventilator = role(&["ventilator", "--bar", "--bind", &endpoint])
+            .args(["--pipe", "--block", "2K", "-a"])
             .arg(plan.tasks)
             .arg(std::env::current_exe()?)
-            .args(["count", "{}"])
+            .arg("count")
             .spawn();
         let ventilator = match ventilator {
             Ok(ventilator) => ventilator,

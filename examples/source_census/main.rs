@@ -1,7 +1,7 @@
 //! A census of the source files of this project's dependencies, by processes that work together: what `make demo` runs.
 //!
 //! For each file: its lines, how often each identifier is in it, and how far it can be compressed. A ventilator hands the files
-//! out, workers run `source_census count FILE` for each, a sink gathers what they print; every one is a process of its own, the
+//! out, workers run `source_census count` for every twenty or so, a sink gathers what they print; every one is a process of its own, the
 //! `procession` command. One of the workers is killed on the way.
 //!
 //! ```text
@@ -11,7 +11,9 @@
 //! You should see progress, a table of languages, the speed-up over one worker, and that all ways of counting agree.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::ffi::OsStr;
+use std::io::{self, BufRead, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,8 +37,8 @@ fn main() -> ExitCode {
     let interrupt = Interrupt::default();
     let outcome = match words.as_slice() {
         [] => demo(&interrupt),
-        [word, file] if word == "count" => count(file.as_ref()),
-        _ => Err("usage: source_census [count FILE]".into()),
+        [word] if word == "count" => count(),
+        _ => Err("usage: source_census [count <FILES]".into()),
     };
     let signal = interrupt.load(Ordering::Relaxed);
     match outcome {
@@ -57,10 +59,15 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// One task.
-fn count(file: &Path) -> Outcome {
-    let tally = Tally::of(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    writeln!(io::stdout(), "{tally}")?;
+/// One task: the files whose names stand on standard input, a line each.
+fn count() -> Outcome {
+    let mut out = io::stdout().lock();
+    for name in io::stdin().lock().split(b'\n') {
+        let name = name?;
+        let file = Path::new(OsStr::from_bytes(&name));
+        let tally = Tally::of(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        writeln!(out, "{tally}")?;
+    }
     Ok(())
 }
 
@@ -99,7 +106,7 @@ fn demo(interrupt: &Interrupt) -> Outcome {
     writeln!(
         out,
         "2. With a ventilator, one worker and a sink, each a process:\n\
-         \x20  procession ventilator --bind ipc://DIR/census --bar -a DIR/files source_census count {{}}\n\
+         \x20  procession ventilator --bind ipc://DIR/census --bar --pipe --block 2K -a DIR/files source_census count\n\
          \x20  procession worker --connect ipc://DIR/census -j1\n\
          \x20  procession sink --connect ipc://DIR/census"
     )?;
