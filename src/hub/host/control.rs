@@ -83,7 +83,10 @@ impl Host {
                     } else {
                         // Nobody will read what is still to come.
                         log::info!("the sink ends the run: {}", goodbye.why);
-                        self.orders.halt(OUTPUT_CLOSED);
+                        if !self.ledger.is_halted() {
+                            self.cause = OUTPUT_CLOSED;
+                        }
+                        self.ledger.halt();
                         self.orders.kill();
                         self.sink_gone("has closed");
                         self.abandoned = true;
