@@ -66,6 +66,7 @@ impl Host {
             // It has nothing to do but to finish what it holds.
             self.ledger.heard(id, now);
         }
+        self.had_worker = true;
         self.routes.insert(route.to_vec(), id);
         let welcome = Welcome {
             peer: id,

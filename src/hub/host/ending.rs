@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::{Host, MISSED};
+use crate::wire::endpoint::Transport;
 use crate::wire::frame::{self, Pill, kind};
+
+/// Who waits for a ventilator tries to connect at least so often twice: one that others may be waiting for lives no shorter.
+const SEEN_BY_ALL: Duration = Duration::from_millis(500);
 
 /// How a run ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,8 +37,16 @@ impl Host {
         let Some(since) = self.closing else {
             return false;
         };
-        // Over before a sink came, as with an empty input: whoever is dialling now still hears that there is nothing to do.
-        let awaited = !self.had_sink && now.duration_since(since) < self.settings.heartbeat;
+        // Over before anybody came, as with an empty input: whoever is dialling now still hears that there is nothing to do. And
+        // those who wait for us look for us from time to time only.
+        let nobody_yet = !(self.had_sink && self.had_worker)
+            && now.duration_since(since) < self.settings.heartbeat * MISSED;
+        let sink_elsewhere = self
+            .sink
+            .as_ref()
+            .is_some_and(|sink| sink.address.transport() != Transport::Inproc);
+        let too_brief = sink_elsewhere && self.started.elapsed() < SEEN_BY_ALL;
+        let awaited = (nobody_yet || too_brief) && !self.ledger.is_halted() && self.error.is_none();
         let all_gone =
             self.peers.is_empty() && self.sink.as_ref().is_none_or(|sink| sink.goodbye) && !awaited;
         let limit = if self.killed {
