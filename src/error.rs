@@ -101,6 +101,48 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The process that hosts a queue is gone, and what was not sent here yet with it.
+    #[error("the queue at {endpoint} is gone: {why}")]
+    HostGone {
+        /// Where it was.
+        endpoint: String,
+        /// What is known of it.
+        why: String,
+    },
+    /// The queue was shut down: nobody puts any more, and what was in it has been taken.
+    #[error("the queue was shut down")]
+    ShutDown,
+    /// This process has closed its end of the queue, and puts no more.
+    #[error("this process has closed its end of the queue: put before close()")]
+    Closed,
+    /// There is no room in the queue (in the given time).
+    #[error("the queue is full: {maxsize} items are in it that nobody has taken")]
+    Full {
+        /// How many may be.
+        maxsize: u64,
+    },
+    /// There is nothing in the queue (in the given time).
+    #[error("the queue is empty")]
+    Empty,
+    /// The host has not accepted all that was put (in the given time).
+    #[error("the queue at {endpoint} has not accepted {items} items yet")]
+    NotAccepted {
+        /// Where it is.
+        endpoint: String,
+        /// How many.
+        items: u64,
+    },
+    /// `task_done()` was called more often than `get()` in this process.
+    #[error("task_done() was called more often than items were got in this process")]
+    NotGot,
+    /// A handle does not fit what is at its other end, or cannot be used here.
+    #[error("cannot use this handle of {endpoint}: {why}")]
+    BadHandle {
+        /// Where it leads.
+        endpoint: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The pipeline has ended or was stopped, and takes no more.
     #[error("{0}")]
     Ended(String),

@@ -15,13 +15,20 @@
 //! | [`hub`] | the mechanism beneath: who holds what, and who gets what next |
 //! | [`wire`] | messages, bodies, endpoints |
 
+mod at_exit;
 pub mod command;
 pub mod error;
 pub mod hub;
+mod joinable_queue;
 pub mod pipeline;
+mod queue;
+mod simple_queue;
 pub mod wire;
 
 pub use error::{Error, Result};
+pub use joinable_queue::JoinableQueue;
+pub use queue::{Item, Iter, PutError, Queue, QueueBuilder};
+pub use simple_queue::SimpleQueue;
 pub use wire::body::{Body, BodyWriter};
 pub use wire::endpoint::Endpoint;
 pub use wire::payload::Payload;

@@ -13,6 +13,7 @@
 //!                      died so three times: Condemned, reported failed
 //! ```
 
+mod blocks;
 mod holder;
 mod leases;
 mod membership;
@@ -82,6 +83,11 @@ pub enum Gone {
 #[derive(Debug)]
 struct Task {
     body: Body,
+    /// How many items of a queue it is a block of; 0 for what is one whole.
+    items: u32,
+    /// How many of these its holder's program has taken, and how many it is done with.
+    taken: u32,
+    done: u32,
     tries_left: u32,
     attempt: u32,
     state: State,
@@ -129,6 +135,10 @@ pub struct Ledger {
     ended: bool,
     halted: bool,
     totals: Totals,
+    /// Items of blocks: how many were put, taken by a program, and done with.
+    items_put: u64,
+    items_taken: u64,
+    items_done: u64,
     pub(super) actions: Vec<Action>,
 }
 
@@ -156,6 +166,9 @@ impl Ledger {
             ended: false,
             halted: false,
             totals: Totals::default(),
+            items_put: 0,
+            items_taken: 0,
+            items_done: 0,
             actions: Vec::new(),
         }
     }
@@ -164,6 +177,13 @@ impl Ledger {
 
     /// Adds the next task; its id.
     pub fn put(&mut self, body: Body, tries: u32) -> TaskId {
+        let id = self.add(body, tries, 0);
+        self.waiting.push_back(id);
+        self.waiting_count += 1;
+        id
+    }
+
+    fn add(&mut self, body: Body, tries: u32, items: u32) -> TaskId {
         let id = self.next_id;
         self.next_id += 1;
         self.memory += body.in_memory() as u64;
@@ -172,6 +192,9 @@ impl Ledger {
             id,
             Task {
                 body,
+                items,
+                taken: 0,
+                done: 0,
                 tries_left: tries.saturating_sub(1),
                 attempt: 0,
                 state: State::Waiting,
@@ -180,8 +203,6 @@ impl Ledger {
                 suspect: false,
             },
         );
-        self.waiting.push_back(id);
-        self.waiting_count += 1;
         id
     }
 

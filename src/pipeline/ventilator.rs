@@ -174,6 +174,7 @@ impl VentilatorBuilder {
             job: self.job,
             title: self.title,
             tries: self.tries,
+            queue: None,
         };
         let (host, endpoints) = Host::bind(
             settings,

@@ -21,7 +21,11 @@ impl Host {
                     };
                     for (id, attempt, tries_left) in tasks {
                         if let Some(body) = self.ledger.body(id) {
-                            peer.lane.push(id, attempt, tries_left, body.clone());
+                            let extra = match self.members {
+                                Some(_) => self.ledger.items(id),
+                                None => tries_left,
+                            };
+                            peer.lane.push(id, attempt, extra, body.clone());
                         }
                     }
                 }
@@ -80,7 +84,8 @@ impl Host {
     pub(super) fn flush(&mut self) {
         let run = self.settings.run;
         let mut unreadable = Vec::new();
-        let no_more = self.ledger.has_ended() && self.ledger.waiting() == 0;
+        let no_more =
+            self.members.is_none() && self.ledger.has_ended() && self.ledger.waiting() == 0;
         let last = self.pill(kind::LAST);
         let now = Instant::now();
         self.held_back = false;

@@ -32,9 +32,11 @@ impl Ledger {
                 Some(task) => match task.state {
                     State::Leased { to, .. } if to != peer => revoked.push((id, attempt)),
                     State::Condemned => revoked.push((id, attempt)),
+                    // A block that was handed on begins behind what had been confirmed: what the getter holds is another.
+                    State::Waiting if task.items > 0 => revoked.push((id, attempt)),
                     state => {
                         if state == State::Waiting {
-                            self.waiting_count -= 1;
+                            self.waiting_count -= task.weight();
                             self.suspects.remove(&id);
                         }
                         task.attempt = task.attempt.max(attempt);
@@ -193,7 +195,8 @@ impl Ledger {
                 }
             }
             task.state = State::Waiting;
-            self.waiting_count += 1;
+            self.items_taken -= task.untake();
+            self.waiting_count += task.weight();
             if task.suspect {
                 self.suspects.insert(id);
             } else {
