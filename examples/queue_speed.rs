@@ -40,7 +40,7 @@ fn main() -> Result<(), Failure> {
 fn putter(way: &str, endpoint: &str, items: u64) -> Result<std::process::Child, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["put", way, endpoint, &items.to_string()]);
-    Ok(command.stdin(Stdio::null()).spawn()?)
+    Ok(command.stdin(Stdio::piped()).spawn()?)
 }
 
 fn put(way: &str, endpoint: &str, items: u64) -> Result<(), Failure> {
@@ -63,6 +63,8 @@ fn put(way: &str, endpoint: &str, items: u64) -> Result<(), Failure> {
         socket.send(&buffer, 0)?;
         buffer.clear();
     }
+    // A reader that is held up by its high-water mark loses what a closed connection still has: wait till it has all.
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     Ok(())
 }
 
@@ -102,6 +104,7 @@ fn get(way: &str, items: u64) -> Result<(), Failure> {
                 }
             }
             let seconds = since.elapsed().as_secs_f64();
+            drop(child.stdin.take());
             child.wait()?;
             seconds
         }

@@ -185,6 +185,8 @@ pub(crate) struct Member {
     last_sent: Instant,
     lively: Instant,
     taken_before: u64,
+    /// When it was said last what was taken.
+    confirmed: Instant,
     /// The queue was shut down and this getter has heard so.
     pilled: bool,
     host_left: bool,
@@ -229,6 +231,7 @@ impl Member {
             last_sent: now,
             lively: now,
             taken_before: 0,
+            confirmed: now,
             pilled: false,
             host_left: false,
             goodbye_at: None,

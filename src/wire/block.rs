@@ -5,11 +5,11 @@
 use bytes::Bytes;
 
 /// How many items go into one block at most.
-pub const MOST_ITEMS: u32 = 1024;
+pub const MOST_ITEMS: u32 = 4096;
 /// A block is closed when it has so many bytes; with the last item it has no more than [`INLINE`](super::frame::INLINE), in bytes.
-pub const FULL: usize = 32 << 10;
+pub const FULL: usize = 40 << 10;
 /// An item up to this size goes into a block, in bytes; a larger one is sent as it is.
-pub const LARGEST: usize = 24 << 10;
+pub const LARGEST: usize = 20 << 10;
 
 /// Bytes before an item.
 const HEAD: usize = 5;

@@ -55,6 +55,11 @@ impl Shared {
         }
     }
 
+    /// Whether a question is to go out.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asking().open.iter().any(|open| !open.2)
+    }
+
     pub(super) fn end_asking(&self, end: &End) {
         self.asking().end = Some(end.clone());
         self.answered.notify_all();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::{End, Member, Shared, Wait, wait_on};
+use super::{End, Member, ROUND, Shared, Wait, wait_on};
 use crate::hub::consumer::inbox::weight;
 use crate::wire::block;
 use crate::wire::body::Body;
@@ -19,6 +19,8 @@ const HORIZON: Duration = Duration::from_millis(20);
 const DEEPEST: u64 = 16_384;
 /// A program that takes longer over an item gets none ahead.
 const LONG: Duration = Duration::from_millis(500);
+/// So many items are confirmed at once, and not after a while only.
+const MANY: u64 = 8_192;
 /// Bytes of blocks that may be here, in bytes.
 const BUDGET: u64 = 8 << 20;
 /// Who has asked whether there is something now waits so long for what is said to be there.
@@ -374,9 +376,13 @@ impl Member {
         let mut blocks = Vec::new();
         {
             let mut get = self.shared.getting();
-            if get.unsaid == 0 && !answer {
-                return false;
+            let enough = get.unsaid >= MANY.min(get.say_each)
+                || self.confirmed.elapsed() >= ROUND
+                || self.shared.is_asking();
+            if !answer && (get.unsaid == 0 || !enough) {
+                return get.unsaid > 0;
             }
+            self.confirmed = Instant::now();
             get.unsaid = 0;
             let open = get.open;
             for held in get.held.iter_mut().take(open + 1) {

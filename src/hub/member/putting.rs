@@ -15,6 +15,8 @@ use crate::wire::frame::{Batch, INLINE, Part, Place, Room, Want, encode, encode_
 const WINDOW: u64 = 4 << 20;
 /// While many items come, what there is of them goes out so often.
 const HOLD_BACK: Duration = Duration::from_millis(1);
+/// So many full blocks do not wait for that.
+const WAKE: usize = 4;
 /// So many at once are many.
 const MANY: u64 = 32;
 /// Room that was asked for ahead and is not used is given back after so long.
@@ -160,7 +162,8 @@ impl Shared {
         };
         put.items += 1;
         put.bytes += len;
-        let wake = put.hungry || !put.full.is_empty();
+        // While many items come the loop looks for them by itself, every millisecond.
+        let wake = put.hungry || put.full.len() >= WAKE;
         if wake {
             put.hungry = false;
             drop(put);
