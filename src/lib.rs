@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`pipeline`] | ventilator, workers and sink |
 //! | [`command`] | tasks that are commands, as the `procession` program runs them |
+//! | [`wait`](mod@wait) | waiting for the first of several things |
 //! | [`hub`] | the mechanism beneath: who holds what, and who gets what next |
 //! | [`wire`] | messages, bodies, endpoints |
 
@@ -19,9 +20,11 @@ pub mod command;
 pub mod error;
 pub mod hub;
 pub mod pipeline;
+pub mod wait;
 pub mod wire;
 
 pub use error::{Error, Result};
+pub use wait::{Waitable, wait};
 pub use wire::body::{Body, BodyWriter};
 pub use wire::endpoint::Endpoint;
 pub use wire::payload::Payload;
