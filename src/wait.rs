@@ -164,7 +164,7 @@ impl fmt::Debug for Watch<'_> {
 }
 
 /// Those who wait for one object at this moment; the object wakes them when it may have become ready.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Subscribers {
     list: Arc<Mutex<Vec<(u64, Waker)>>>,
 }
