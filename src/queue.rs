@@ -2,6 +2,7 @@
 
 mod error;
 mod handle;
+mod waiting;
 
 use std::cell::RefCell;
 use std::fmt;

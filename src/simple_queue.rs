@@ -30,6 +30,10 @@ impl<T: Item> SimpleQueue<T> {
         Queue::new().map(|queue| Self { queue })
     }
 
+    pub(crate) const fn queue(&self) -> &Queue<T> {
+        &self.queue
+    }
+
     /// Puts an item.
     ///
     /// # Errors

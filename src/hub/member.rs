@@ -24,6 +24,7 @@ use super::hand_over::HandedOver;
 use super::host::{CREATOR_LEFT, host_name, machine_id};
 use super::outbox::choose;
 use crate::error::{Error, Result};
+use crate::wait::Subscribers;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
     self, Credit, Goodbye, Heartbeat, Hello, Message, PeerId, Pill, QueueInfo, Role, RunId,
@@ -88,7 +89,7 @@ pub(crate) struct Shared {
     info: OnceLock<QueueInfo>,
     run: OnceLock<RunId>,
     leave: AtomicBool,
-    watchers: Mutex<Vec<Waker>>,
+    watchers: Subscribers,
     patience: Duration,
 }
 
@@ -108,26 +109,9 @@ impl Shared {
         self.waker.wake();
     }
 
-    /// Wakes `waker` whenever something comes.
-    pub(crate) fn watch(&self, waker: &Waker) {
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.push(waker.clone());
-    }
-
-    /// Undoes a [`watch`](Self::watch).
-    pub(crate) fn unwatch(&self, waker: &Waker) {
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.retain(|other| other.raw_fd() != waker.raw_fd());
-    }
-
-    fn tell_watchers(&self) {
-        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.iter().for_each(Waker::wake);
-    }
-
-    /// How many items the host has not accepted.
-    pub(crate) fn unaccepted(&self) -> u64 {
-        self.putting().unaccepted()
+    /// Those who wait for an item, or the end, among other things.
+    pub(crate) const fn watchers(&self) -> &Subscribers {
+        &self.watchers
     }
 
     fn end(&self, end: &End) {
@@ -136,7 +120,7 @@ impl Shared {
         self.getting().end.get_or_insert(end.clone());
         self.items.notify_all();
         self.end_asking(end);
-        self.tell_watchers();
+        self.watchers.wake();
     }
 }
 
@@ -209,7 +193,7 @@ impl Member {
             info: OnceLock::new(),
             run: OnceLock::new(),
             leave: AtomicBool::new(false),
-            watchers: Mutex::default(),
+            watchers: Subscribers::default(),
             patience: settings.patience,
         });
         let dial = Dial::new("member of a queue", &settings.endpoint, settings.patience)?;
@@ -400,7 +384,7 @@ impl Member {
             self.pilled = true;
             self.shared.getting().end.get_or_insert(End::ShutDown);
             self.shared.items.notify_all();
-            self.shared.tell_watchers();
+            self.shared.watchers.wake();
         }
     }
 

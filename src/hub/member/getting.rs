@@ -67,6 +67,8 @@ pub(crate) struct Getting {
     pub(super) say_each: u64,
     pub(super) wants_lane: bool,
     pub(super) asleep: bool,
+    /// What is to be said is to be said now.
+    prompt: bool,
     taken_in_all: u64,
     pub(super) end: Option<End>,
 }
@@ -104,6 +106,7 @@ impl Default for Getting {
             say_each: u64::MAX,
             wants_lane: false,
             asleep: true,
+            prompt: false,
             taken_in_all: 0,
             end: None,
         }
@@ -272,7 +275,9 @@ impl Shared {
     pub(crate) fn task_done(&self) -> bool {
         let mut get = self.getting();
         let known = get.task_done();
-        let wake = get.asleep || get.undone() == 0;
+        // Whoever waits for all to be done with is to hear of the last at once.
+        get.prompt |= get.untaken == 0 && get.undone() == 0;
+        let wake = get.asleep || get.prompt;
         drop(get);
         if wake {
             self.waker.wake();
@@ -364,7 +369,7 @@ impl Member {
                 1 => self.shared.items.notify_one(),
                 _ => self.shared.items.notify_all(),
             }
-            self.shared.tell_watchers();
+            self.shared.watchers.wake();
         }
         if let Some(pill) = pill {
             self.on_pill(&pill);
@@ -376,7 +381,8 @@ impl Member {
         let mut blocks = Vec::new();
         {
             let mut get = self.shared.getting();
-            let enough = get.unsaid >= MANY.min(get.say_each)
+            let enough = std::mem::take(&mut get.prompt)
+                || get.unsaid >= MANY.min(get.say_each)
                 || self.confirmed.elapsed() >= ROUND
                 || self.shared.is_asking();
             if !answer && (get.unsaid == 0 || !enough) {

@@ -101,11 +101,6 @@ impl Putting {
                 .push_back((full.into(), std::mem::take(&mut self.open_items)));
         }
     }
-
-    /// Items that the host has not accepted.
-    pub(super) const fn unaccepted(&self) -> u64 {
-        self.items - self.accepted
-    }
 }
 
 impl Shared {
@@ -204,10 +199,6 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.putting().closed = true;
         self.room.notify_all();
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.putting().closed
     }
 
     pub(super) fn putting(&self) -> std::sync::MutexGuard<'_, Putting> {
