@@ -448,6 +448,7 @@ impl Member {
             0 => u64::MAX,
             maxsize => (maxsize / 4).clamp(1, 256),
         };
+        self.shared.getting().joinable = info.joinable;
         if info.maxsize == 0 {
             self.shared.set_endless();
         }

@@ -47,6 +47,9 @@ pub(crate) struct Getting {
     held: VecDeque<Held>,
     /// Which of them is next to be taken from.
     open: usize,
+    current: Current,
+    /// Its getters say when they are done with an item.
+    pub(super) joinable: bool,
     /// Items here that were not taken; and how many of these came on the present lane.
     untaken: u64,
     of_lane: u64,
@@ -73,6 +76,17 @@ pub(crate) struct Getting {
     pub(super) end: Option<End>,
 }
 
+/// The block that is being taken.
+#[derive(Debug, Default)]
+struct Current {
+    body: Body,
+    is_block: bool,
+    at: usize,
+    /// Items that are left in it, and that were when it was entered last what was taken.
+    left: u32,
+    counted: u32,
+}
+
 #[derive(Debug)]
 struct Held {
     id: TaskId,
@@ -83,7 +97,6 @@ struct Held {
     kept: u32,
     taken: u32,
     done: u32,
-    at: usize,
     lane: u32,
     said: (u32, u32),
 }
@@ -93,6 +106,8 @@ impl Default for Getting {
         Self {
             held: VecDeque::new(),
             open: 0,
+            current: Current::default(),
+            joinable: false,
             untaken: 0,
             of_lane: 0,
             lane: 0,
@@ -128,7 +143,7 @@ impl Getting {
 
     /// Whether something is to be said or asked for.
     pub(super) const fn unsent(&self) -> bool {
-        self.unsaid > 0
+        self.unsaid > 0 || self.current.counted > self.current.left
     }
 
     /// Whether an item can be taken.
@@ -136,15 +151,37 @@ impl Getting {
         self.untaken > 0
     }
 
-    /// Takes the next item.
-    fn take<T>(
-        &mut self,
-        joinable: bool,
-        read: impl FnOnce(Arrived<'_>) -> T,
-    ) -> Option<(T, bool)> {
-        if self.untaken == 0 {
+    /// Takes the next item; whether the loop is to be told.
+    fn take<T>(&mut self, read: impl FnOnce(Arrived<'_>) -> T) -> Option<(T, bool)> {
+        if self.current.left == 0 && !self.open_next() {
             return None;
         }
+        let current = &mut self.current;
+        current.left -= 1;
+        self.untaken -= 1;
+        let value = match &current.body {
+            Body::Memory(bytes) if current.is_block => {
+                let (range, next) = block::item(bytes, current.at).unwrap_or((0..0, bytes.len()));
+                current.at = next;
+                read(Arrived::Small(&bytes[range]))
+            }
+            body => read(Arrived::Large(body.clone())),
+        };
+        if current.left > 0 && !self.asleep && self.say_each == u64::MAX {
+            return Some((value, false));
+        }
+        let finished = current.left == 0;
+        self.settle();
+        if finished {
+            self.close_open();
+        }
+        let wake =
+            self.asleep || (finished && self.untaken <= self.low) || self.unsaid >= self.say_each;
+        Some((value, wake))
+    }
+
+    /// Opens the next block that is here.
+    fn open_next(&mut self) -> bool {
         while self
             .held
             .get(self.open)
@@ -152,50 +189,61 @@ impl Getting {
         {
             self.open += 1;
         }
-        let lane = self.lane;
-        let held = self.held.get_mut(self.open)?;
-        if held.taken == 0 {
-            let now = Instant::now();
-            self.observe(now);
-            self.opened = Some(now);
-            self.since_open = 0;
+        if self.open >= self.held.len() {
+            return false;
         }
-        let held = self.held.get_mut(self.open)?;
-        held.taken += 1;
-        if !joinable {
-            held.done = held.taken;
-        }
-        self.since_open += 1;
-        self.untaken -= 1;
-        self.unsaid += 1;
-        self.taken_in_all += 1;
-        if held.lane == lane {
-            self.of_lane -= 1;
-        }
-        let finished = held.taken == held.kept;
-        let value = match &held.body {
-            Body::Memory(bytes) if held.items > 0 => {
-                let (range, next) = block::item(bytes, held.at).unwrap_or((0..0, bytes.len()));
-                held.at = next;
-                read(Arrived::Small(&bytes[range]))
-            }
-            body => read(Arrived::Large(body.clone())),
+        let now = Instant::now();
+        self.observe(now);
+        self.opened = Some(now);
+        self.since_open = 0;
+        let held = &self.held[self.open];
+        let left = held.kept - held.taken;
+        self.current = Current {
+            body: held.body.clone(),
+            is_block: held.items > 0,
+            at: 0,
+            left,
+            counted: left,
         };
-        if finished {
-            if held.lane == lane {
+        true
+    }
+
+    /// Enters what was taken of the open block since this was done last: so little is done for each item.
+    fn settle(&mut self) {
+        let taken = self.current.counted - self.current.left;
+        self.current.counted = self.current.left;
+        if taken == 0 {
+            return;
+        }
+        self.since_open += taken;
+        self.unsaid += u64::from(taken);
+        self.taken_in_all += u64::from(taken);
+        if let Some(held) = self.held.get_mut(self.open) {
+            held.taken += taken;
+            if !self.joinable {
+                held.done = held.taken;
+            }
+            if held.lane == self.lane {
+                self.of_lane -= u64::from(taken);
+            }
+        }
+    }
+
+    /// The open block is taken: what is done with needs no memory while it waits for being said.
+    fn close_open(&mut self) {
+        self.current = Current::default();
+        if let Some(held) = self.held.get_mut(self.open) {
+            if held.lane == self.lane {
                 self.consumed += weight(&held.body);
             }
-            // What is done with needs no memory while it waits for being said.
             held.body = Body::empty();
             self.open += 1;
         }
-        let wake =
-            self.asleep || (finished && self.untaken <= self.low) || self.unsaid >= self.say_each;
-        Some((value, wake))
     }
 
     /// The program is done with the item that it took first of those that it is not done with. `false`: there is none.
     fn task_done(&mut self) -> bool {
+        self.settle();
         for held in self.held.iter_mut().take(self.open + 1) {
             if held.done < held.taken {
                 held.done += 1;
@@ -219,13 +267,12 @@ impl Shared {
         wait: Wait,
         read: impl FnOnce(Arrived<'_>) -> T,
     ) -> Result<T, NoItem> {
-        let joinable = self.info().is_some_and(|info| info.joinable);
         let mut get = self.getting();
         let mut read = Some(read);
         let mut asked: Option<Instant> = None;
         loop {
             if get.has_item() {
-                let taken = get.take(joinable, |item| read.take().map(|read| read(item)));
+                let taken = get.take(|item| read.take().map(|read| read(item)));
                 if let Some((Some(value), wake)) = taken {
                     drop(get);
                     if wake {
@@ -332,7 +379,6 @@ impl Member {
                                 kept: count,
                                 taken: 0,
                                 done: 0,
-                                at: 0,
                                 lane: self.lanes,
                                 said: (0, 0),
                             }),
@@ -381,6 +427,7 @@ impl Member {
         let mut blocks = Vec::new();
         {
             let mut get = self.shared.getting();
+            get.settle();
             let enough = std::mem::take(&mut get.prompt)
                 || get.unsaid >= MANY.min(get.say_each)
                 || self.confirmed.elapsed() >= ROUND
@@ -441,6 +488,7 @@ impl Member {
         {
             let mut get = self.shared.getting();
             let get = &mut *get;
+            get.settle();
             let wanted: Option<std::collections::HashSet<(TaskId, u32)>> =
                 which.map(|list| list.iter().copied().collect());
             let (lane, mut untaken, mut of_lane, mut bytes) = (get.lane, 0, 0, 0);
@@ -465,6 +513,13 @@ impl Member {
                 held.body = Body::empty();
                 true
             });
+            if get
+                .held
+                .get(get.open)
+                .is_none_or(|open| open.taken >= open.kept)
+            {
+                get.current = Current::default();
+            }
             get.untaken -= untaken;
             get.of_lane -= of_lane;
             get.consumed += bytes;
@@ -494,6 +549,7 @@ impl Member {
         self.lanes += 1;
         self.said = None;
         let mut get = self.shared.getting();
+        get.settle();
         get.lane = self.lanes;
         get.of_lane = 0;
         get.consumed = 0;
@@ -502,6 +558,7 @@ impl Member {
     /// The program has stopped taking: what was thought of its speed is over.
     pub(super) fn note_pause(&mut self) {
         let mut get = self.shared.getting();
+        get.settle();
         if get.waiting == 0 && get.taken_in_all == self.taken_before {
             get.mean = 0;
         }
@@ -516,6 +573,7 @@ impl Member {
             return;
         }
         let mut get = self.shared.getting();
+        get.settle();
         let mean = Duration::from_nanos(get.mean);
         let ahead = if mean.is_zero() || mean > LONG {
             0
