@@ -61,6 +61,11 @@ pub fn zeromq() -> ((i32, i32, i32), bool) {
     (wire::socket::zmq_version(), wire::socket::has_curve())
 }
 
+/// The table for who comes from Python begins with a program.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-python.md")]
+struct FromPython;
+
 /// The README's program is compiled and run like every other example.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

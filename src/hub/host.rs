@@ -244,6 +244,7 @@ impl Host {
                 self.read_links();
             }
             self.read_intake();
+            self.drop_waiting();
             self.ledger.deal();
             self.act();
             self.flush();

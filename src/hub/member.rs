@@ -463,6 +463,7 @@ impl Member {
 
     fn tick(&mut self, now: Instant) -> Result<()> {
         self.note_pause();
+        self.want_again();
         if self.goodbye_at.is_some() {
             return Ok(());
         }

@@ -119,6 +119,13 @@ impl Host {
             }
         }
         for (id, attempt, error) in unreadable {
+            if self.members.is_some() {
+                log::error!(
+                    "an item cannot be read back from its temporary file and is lost: {error}"
+                );
+                self.ledger.lose(id);
+                continue;
+            }
             let text = format!("task {id} cannot be read any more: {error}");
             log::error!("{text}");
             self.verdict(id, attempt, text);

@@ -26,6 +26,8 @@ pub(super) struct Members {
     joining: Vec<(Vec<u8>, u64)>,
     /// Nobody puts any more.
     closed: bool,
+    /// And what is inside is dropped.
+    dropping: bool,
     /// The one who was granted room last; the next one comes first.
     last_granted: PeerId,
     /// Till when the creator, who wants to end, lets others take what is here.
@@ -60,6 +62,7 @@ impl Members {
             all: rustc_hash::FxHashMap::default(),
             joining: Vec::new(),
             closed: false,
+            dropping: false,
             last_granted: 0,
             until: None,
         }
@@ -277,15 +280,31 @@ impl Host {
                 return;
             }
             kind::SHUTDOWN | kind::DROP => {
-                if ask.kind == kind::DROP {
-                    let dropped = self.ledger.drop_all();
-                    log::info!("shut down at once: {dropped} items dropped");
+                if ask.kind == kind::DROP
+                    && let Some(members) = &mut self.members
+                {
+                    members.dropping = true;
+                    self.drop_waiting();
                 }
                 self.shut_down();
             }
             _ => {}
         }
         self.answer(route, ask.number);
+    }
+
+    /// After a shutdown at once, what comes back from getters is dropped as well.
+    pub(super) fn drop_waiting(&mut self) {
+        if self
+            .members
+            .as_ref()
+            .is_some_and(|members| members.dropping)
+        {
+            let dropped = self.ledger.drop_all();
+            if dropped > 0 {
+                log::info!("shut down at once: {dropped} items dropped");
+            }
+        }
     }
 
     pub(super) fn shut_down(&mut self) {

@@ -153,6 +153,25 @@ impl Ledger {
                 .all(|c| c.leases == 0 || (c.running < c.slots && c.ahead() == 0))
     }
 
+    /// A block is no longer there.
+    pub fn lose(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.remove(id) else {
+            return;
+        };
+        self.memory -= task.body.in_memory() as u64;
+        self.items_taken += task.weight() - u64::from(task.taken);
+        self.items_done += task.weight() - u64::from(task.done);
+        match task.state {
+            State::Leased { to, .. } => {
+                if let Some(holder) = self.consumers.get_mut(&to) {
+                    holder.release(id);
+                }
+            }
+            State::Waiting => self.waiting_count -= task.weight(),
+            State::Condemned => {}
+        }
+    }
+
     /// Forgets all that waits and asks for all back that was not taken: how many items these are now.
     pub fn drop_all(&mut self) -> u64 {
         let mut dropped = 0;

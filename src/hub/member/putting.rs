@@ -409,6 +409,12 @@ impl Member {
         self.send(encode(&want));
     }
 
+    /// Whoever waits for room asks again from time to time: the host may have taken us for dead and forgotten it.
+    pub(super) fn want_again(&self) {
+        let mut put = self.shared.putting();
+        put.urgent |= put.waiting > 0 && put.granted <= put.items;
+    }
+
     /// Whether room is held that is to be given back when it is not used.
     pub(super) fn holds_room(&self) -> bool {
         let bounded = self.shared.info().is_some_and(|info| info.maxsize > 0);
