@@ -13,6 +13,8 @@
 //! | [`pipeline`] | ventilator, workers and sink |
 //! | [`command`] | tasks that are commands, as the `procession` program runs them |
 //! | [`process`](mod@process) | processes that run a function, or a type's `run` method |
+//! | [`pipe`] | two ends, each in any process |
+//! | [`mod@bytes`] | binary items |
 //! | [`registry`] | the program's tasks by name |
 //! | [`wait`](mod@wait) | waiting for the first of several things |
 //! | [`hub`] | the mechanism beneath: who holds what, and who gets what next |
@@ -21,16 +23,20 @@
 // What the attributes write names this crate from outside, and its own tests use them too.
 extern crate self as procession;
 
+pub mod bytes;
 pub mod command;
 pub mod error;
 pub mod hub;
+pub mod pipe;
 pub mod pipeline;
 pub mod process;
 pub mod registry;
 pub mod wait;
 pub mod wire;
 
+pub use crate::bytes::Bytes;
 pub use error::{Error, Result};
+pub use pipe::{Client, Connection, Listener, Pipe};
 pub use process::{Process, Run};
 pub use procession_macros::{main, process, task};
 pub use registry::Task;
