@@ -247,6 +247,7 @@ fn advice_on_starting(source: &io::Error) -> &'static str {
         Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
             "; each running child costs two descriptors (see ulimit -n)"
         }
+        Some(rustix::io::Errno::NOENT) => "; it is found by /proc/self/exe: /proc must be mounted",
         Some(rustix::io::Errno::AGAIN) => "; there are too many processes (see ulimit -u)",
         _ => "",
     }
