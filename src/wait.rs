@@ -31,7 +31,7 @@
 //!
 //! # How it works
 //!
-//! An object with a thread of its own keeps [`Subscribers`] and wakes them when it may have become ready; one without gives a
+//! An object with a thread of its own keeps a list of subscribers and wakes them when it may have become ready; one without gives a
 //! descriptor to poll. A wake-up is only a reason to look again, so one too many does no harm.
 
 use std::fmt;
