@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 pub use ending::Summary;
-pub(crate) use state::Orders;
+pub(crate) use state::{Orders, Verdict};
 
 use super::intake::Intake;
 use super::lane::Lane;
@@ -54,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) job: Vec<u8>,
     pub(crate) title: String,
     pub(crate) tries: u32,
+    /// After how many deaths alone a task is given up.
+    pub(crate) deaths: u8,
 }
 
 struct Peer {
@@ -112,6 +114,8 @@ pub(crate) struct Host {
     held_back: bool,
     /// Since when tasks wait in the intake.
     intake_since: Option<Instant>,
+    /// Process and host of those who died since decisions were carried out last.
+    died: Vec<(PeerId, u32, String)>,
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
@@ -133,6 +137,8 @@ impl Host {
         settings.binds.clone_from(&bound);
         let now = Instant::now();
         let run = settings.run;
+        let mut ledger = Ledger::new();
+        ledger.set_deaths(settings.deaths);
         Ok((
             Self {
                 settings,
@@ -142,7 +148,7 @@ impl Host {
                 waker,
                 intake,
                 orders,
-                ledger: Ledger::new(),
+                ledger,
                 peers: FxHashMap::default(),
                 routes: HashMap::new(),
                 sink: None,
@@ -157,6 +163,7 @@ impl Host {
                 abandoned: false,
                 held_back: false,
                 intake_since: None,
+                died: Vec::new(),
                 alone_since: now,
                 sinkless_since: now,
                 error: None,
@@ -262,8 +269,12 @@ impl Host {
             false => None,
         };
         let tries = self.settings.tries;
-        for body in tasks {
-            self.ledger.put(body, tries);
+        for task in tasks {
+            if task.alone {
+                self.ledger.put_alone(task.body, tries);
+            } else {
+                self.ledger.put(task.body, tries);
+            }
         }
         if ended {
             self.ledger.end();

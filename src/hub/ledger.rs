@@ -30,7 +30,7 @@ use crate::wire::body::Body;
 use crate::wire::frame::{PeerId, TaskId};
 use crate::wire::id_set::IdSet;
 
-/// A task that kills its worker so often while it runs alone is given up.
+/// A task that kills its worker so often while it runs alone is given up, unless [`Ledger::set_deaths`] says otherwise.
 pub const DEATHS_ALONE: u8 = 3;
 /// How many tasks may be unfinished at once; under keep-order, how far ahead of the lowest unfinished task input is read.
 pub const WINDOW: u64 = 16_384;
@@ -125,6 +125,8 @@ pub struct Ledger {
     memory: u64,
     /// The largest body in memory so far.
     largest: u64,
+    /// How many deaths alone a task is given up after; 0: after the first at which it had started.
+    pub(super) deaths: u8,
     ordered: bool,
     ended: bool,
     halted: bool,
@@ -152,6 +154,7 @@ impl Ledger {
             next_id: 1,
             memory: 0,
             largest: 0,
+            deaths: DEATHS_ALONE,
             ordered: false,
             ended: false,
             halted: false,
@@ -164,6 +167,15 @@ impl Ledger {
 
     /// Adds the next task; its id.
     pub fn put(&mut self, body: Body, tries: u32) -> TaskId {
+        self.add(body, tries, false)
+    }
+
+    /// Adds the next task as a suspect: it is leased to a consumer that runs nothing else.
+    pub fn put_alone(&mut self, body: Body, tries: u32) -> TaskId {
+        self.add(body, tries, true)
+    }
+
+    fn add(&mut self, body: Body, tries: u32, suspect: bool) -> TaskId {
         let id = self.next_id;
         self.next_id += 1;
         self.memory += body.in_memory() as u64;
@@ -177,10 +189,14 @@ impl Ledger {
                 state: State::Waiting,
                 deaths_near: 0,
                 deaths_alone: 0,
-                suspect: false,
+                suspect,
             },
         );
-        self.waiting.push_back(id);
+        if suspect {
+            self.suspects.insert(id);
+        } else {
+            self.waiting.push_back(id);
+        }
         self.waiting_count += 1;
         id
     }
@@ -215,6 +231,11 @@ impl Ledger {
                 .consumers
                 .values()
                 .any(|consumer| consumer.credit() > 0 && consumer.idle_slots() > 0)
+    }
+
+    /// After how many deaths alone a task is given up (3); 0: after the first at which it had started.
+    pub fn set_deaths(&mut self, deaths: u8) {
+        self.deaths = deaths;
     }
 
     /// There will be no more tasks.

@@ -78,6 +78,7 @@ impl Host {
                     peer.pid,
                     peer.host
                 );
+                self.died.push((id, peer.pid, peer.host));
             }
         }
         self.ledger.gone(id, why);

@@ -2,8 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use rustc_hash::FxHashMap;
+
 use super::{Host, host_name};
-use crate::wire::frame::{PeerState, State, kind};
+use crate::wire::frame::{PeerState, State, TaskId, kind};
 
 /// What other threads tell the host, and ask of it.
 #[derive(Debug, Default)]
@@ -18,6 +20,15 @@ struct OrdersInner {
     kill: bool,
     total: Option<u64>,
     state: State,
+    /// Of whose death a task was given up, until somebody asks.
+    condemned: FxHashMap<TaskId, Verdict>,
+}
+
+/// The worker process that died with a task which was given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) pid: u32,
+    pub(crate) host: String,
 }
 
 impl Orders {
@@ -31,6 +42,15 @@ impl Orders {
 
     pub(crate) fn kill(&self) {
         self.lock().kill = true;
+    }
+
+    pub(super) fn condemned(&self, id: TaskId, verdict: Verdict) {
+        self.lock().condemned.insert(id, verdict);
+    }
+
+    /// Who died with this task, which was given up; to be asked once.
+    pub(crate) fn take_verdict(&self, id: TaskId) -> Option<Verdict> {
+        self.lock().condemned.remove(&id)
     }
 
     pub(crate) fn set_total(&self, total: u64) {
