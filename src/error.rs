@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::process::ProcessEnd;
+
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -161,6 +163,51 @@ pub enum Error {
     /// The pipeline has ended or was stopped, and takes no more.
     #[error("{0}")]
     Ended(String),
+    /// A process ended without giving its value.
+    #[error("process {name} (pid {pid}) {end}")]
+    Process {
+        /// The process's name.
+        name: String,
+        /// Its number.
+        pid: u32,
+        /// What happened.
+        end: ProcessEnd,
+    },
+    /// A process cannot be started.
+    #[error("cannot start process {name}: {source}{}", advice_on_starting(.source))]
+    Start {
+        /// The name that it was to have.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A daemon wants children.
+    #[error(
+        "{name} is a daemon process, and a daemon may have no children: it can be ended at any time, and they would be ended with it; \
+         start it without daemon(true), or use threads"
+    )]
+    DaemonWithChildren {
+        /// The daemon's name.
+        name: String,
+    },
+    /// This program has no task of that name.
+    #[error(
+        "this program has no task {name}{}; both sides must be built with it, under the same name", perhaps(.similar)
+    )]
+    UnknownTask {
+        /// The name.
+        name: String,
+        /// Names of this program's tasks that may have been meant.
+        similar: Vec<String>,
+    },
+    /// This program has several tasks of that name.
+    #[error(
+        "this program has several tasks that are named {name}: give them names with #[task(name = \"...\")]"
+    )]
+    AmbiguousTask {
+        /// The name.
+        name: String,
+    },
     /// The system refused something else.
     #[error("{what}: {source}")]
     System {
@@ -185,6 +232,26 @@ fn at(location: Option<&str>) -> String {
     location
         .map(|location| format!(" at {location}"))
         .unwrap_or_default()
+}
+
+fn perhaps(similar: &[String]) -> String {
+    match similar.is_empty() {
+        true => String::new(),
+        false => format!(" (it has {})", similar.join(", ")),
+    }
+}
+
+fn advice_on_starting(source: &io::Error) -> &'static str {
+    match source
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error)
+    {
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+            "; each running child costs two descriptors (see ulimit -n)"
+        }
+        Some(rustix::io::Errno::AGAIN) => "; there are too many processes (see ulimit -u)",
+        _ => "",
+    }
 }
 
 fn seconds(time: Duration) -> String {

@@ -12,19 +12,41 @@
 //! |---|---|
 //! | [`pipeline`] | ventilator, workers and sink |
 //! | [`command`] | tasks that are commands, as the `procession` program runs them |
+//! | [`process`](mod@process) | processes that run a function, or a type's `run` method |
+//! | [`registry`] | the program's tasks by name |
+//! | [`wait`](mod@wait) | waiting for the first of several things |
 //! | [`hub`] | the mechanism beneath: who holds what, and who gets what next |
 //! | [`wire`] | messages, bodies, endpoints |
+
+// What the attributes write names this crate from outside, and its own tests use them too.
+extern crate self as procession;
 
 pub mod command;
 pub mod error;
 pub mod hub;
 pub mod pipeline;
+pub mod process;
+pub mod registry;
+pub mod wait;
 pub mod wire;
 
 pub use error::{Error, Result};
+pub use process::{Process, Run};
+pub use procession_macros::{main, process, task};
+pub use registry::Task;
+pub use wait::{Waitable, wait};
 pub use wire::body::{Body, BodyWriter};
 pub use wire::endpoint::Endpoint;
 pub use wire::payload::Payload;
+
+/// What the attributes write, and nobody else.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::process::ending::{ByDebug, ByDisplay, Shown, main, outcome, report_error};
+    pub use crate::process::inside::MAINS;
+    pub use crate::registry::{TASKS, run_task, run_type};
+    pub use linkme;
+}
 
 /// The version of libzmq that was built in, and whether it can encrypt (CURVE).
 #[must_use]

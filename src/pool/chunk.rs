@@ -67,6 +67,7 @@ impl Fault {
             FailureKind::Error => kind::ERROR,
             FailureKind::Arguments => kind::ARGUMENTS,
             FailureKind::Output => kind::OUTPUT,
+            FailureKind::Unknown => kind::UNKNOWN,
         };
         Self {
             location: failure.location,
