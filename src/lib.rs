@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`pipeline`] | ventilator, workers and sink |
 //! | [`command`] | tasks that are commands, as the `procession` program runs them |
+//! | [`pool`] | a pool of processes that run tasks: `map`, `apply`, `imap` |
 //! | [`process`](mod@process) | processes that run a function, or a type's `run` method |
 //! | [`registry`] | the program's tasks by name |
 //! | [`wait`](mod@wait) | waiting for the first of several things |
@@ -25,12 +26,14 @@ pub mod command;
 pub mod error;
 pub mod hub;
 pub mod pipeline;
+pub mod pool;
 pub mod process;
 pub mod registry;
 pub mod wait;
 pub mod wire;
 
 pub use error::{Error, Result};
+pub use pool::Pool;
 pub use process::{Process, Run};
 pub use procession_macros::{main, process, task};
 pub use registry::Task;

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 pub use ending::Summary;
-pub(crate) use state::{Orders, Verdict};
+pub(crate) use state::Orders;
 
 use super::intake::Intake;
 use super::lane::Lane;
