@@ -145,6 +145,63 @@ pub enum Error {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// A task that a pool ran has no value: it panicked, returned an error, or could not be run.
+    #[error("task {task} (call {call}) {how} in worker process {pid} on {host}{}: {message}", at(.location.as_deref()))]
+    TaskFailed {
+        /// The task's name.
+        task: String,
+        /// Which call, counted from 0 in the order of the items.
+        call: u64,
+        /// In which way.
+        how: &'static str,
+        /// The panic's message, or the error's text.
+        message: String,
+        /// Where it panicked: file, line and column.
+        location: Option<String>,
+        /// The worker's process.
+        pid: u32,
+        /// The worker's host.
+        host: String,
+    },
+    /// A task that a pool ran took longer than it may; its worker was replaced.
+    #[error("task {task} (call {call}) took longer than its limit of {} in worker process {pid} on {host}, which was ended", seconds(*.limit))]
+    TaskTimedOut {
+        /// The task's name.
+        task: String,
+        /// Which call, counted from 0 in the order of the items.
+        call: u64,
+        /// How long it might have taken.
+        limit: Duration,
+        /// The worker's process.
+        pid: u32,
+        /// The worker's host.
+        host: String,
+    },
+    /// A worker died while it ran this task, and it was tried as often as it may be.
+    #[error(
+        "task {task} (call {call}) was given up: worker process {pid} on {host} {how} while it ran it, in attempt {attempt}; \
+         look for what the task does to its process (memory, aborts), or allow more attempts with `retries`"
+    )]
+    WorkerDied {
+        /// The task's name.
+        task: String,
+        /// Which call, counted from 0 in the order of the items.
+        call: u64,
+        /// The last worker's process.
+        pid: u32,
+        /// Its host.
+        host: String,
+        /// What it died of, as far as that is known.
+        how: String,
+        /// Which attempt that was, from 1.
+        attempt: u32,
+    },
+    /// No worker of a pool gets through its start.
+    #[error("the pool's workers do not start: {why}")]
+    PoolStart {
+        /// What the last one died of.
+        why: String,
+    },
     /// The pipeline has ended or was stopped, and takes no more.
     #[error("{0}")]
     Ended(String),
@@ -272,6 +329,12 @@ impl Error {
             source: source.into(),
         }
     }
+}
+
+fn at(location: Option<&str>) -> String {
+    location
+        .map(|location| format!(" at {location}"))
+        .unwrap_or_default()
 }
 
 fn perhaps(similar: &[String]) -> String {

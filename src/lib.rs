@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`pipeline`] | ventilator, workers and sink |
 //! | [`command`] | tasks that are commands, as the `procession` program runs them |
+//! | [`pool`] | a pool of processes that run tasks: `map`, `apply`, `imap` |
 //! | [`process`](mod@process) | processes that run a function, or a type's `run` method |
 //! | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] | items from any number of putters to any number of getters |
 //! | [`pipe`] | two ends, each in any process |
@@ -32,6 +33,7 @@ pub mod hub;
 mod joinable_queue;
 pub mod pipe;
 pub mod pipeline;
+pub mod pool;
 pub mod process;
 mod queue;
 pub mod registry;
@@ -43,6 +45,7 @@ pub use crate::bytes::Bytes;
 pub use error::{Error, Result};
 pub use joinable_queue::JoinableQueue;
 pub use pipe::{Client, Connection, Listener, Pipe};
+pub use pool::Pool;
 pub use process::{Process, Run};
 pub use procession_macros::{main, process, task};
 pub use queue::{Item, Iter, PutError, Queue, QueueBuilder};

@@ -101,6 +101,7 @@ impl Inner {
             job: Vec::new(),
             title: "queue".to_owned(),
             tries: 1,
+            deaths: 3,
             queue: Some(plan.info),
         };
         let intake = Intake::new(waker.clone());
