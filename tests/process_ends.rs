@@ -341,8 +341,8 @@ fn a_task_must_be_known_by_one_name() {
 /// Prints the pids of two children, one of them a daemon, and waits for ever.
 #[procession::task]
 fn parent_of_two() -> Result<(), Error> {
-    let child = Process::spawn(nap, (3_600_000,))?;
-    let daemon = Process::builder().daemon(true).spawn(nap, (3_600_000,))?;
+    let child = Process::spawn(nap, (120_000,))?;
+    let daemon = Process::builder().daemon(true).spawn(nap, (120_000,))?;
     println!("{} {}", child.pid(), daemon.pid());
     child.join()
 }
@@ -371,7 +371,7 @@ fn children_end_when_their_parent_is_killed() -> Outcome {
 
 #[procession::task]
 fn parent_that_returns() -> Result<u32, Error> {
-    let daemon = Process::builder().daemon(true).spawn(nap, (3_600_000,))?;
+    let daemon = Process::builder().daemon(true).spawn(nap, (120_000,))?;
     Process::spawn(nap, (50,))?;
     Ok(daemon.pid())
 }
