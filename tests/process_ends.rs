@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio as StdStdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession::process::{ProcessEnd, Stdio};
 use procession::{Error, Process, Task};
@@ -389,6 +389,42 @@ fn a_child_that_returns_joins_its_children_and_ends_its_daemons() -> Outcome {
         .ok_or("it is piped")?
         .read_to_string(&mut nothing)?;
     assert_ne!(daemon, 0);
+    Ok(())
+}
+
+/// Does not end by SIGTERM.
+#[procession::task]
+fn stubborn() -> Result<(), std::io::Error> {
+    let flag = std::sync::Arc::default();
+    signal_hook::flag::register(15, flag)?;
+    println!("ready");
+    let end = Instant::now() + DEADLINE;
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        std::thread::sleep(left);
+    }
+    Ok(())
+}
+
+#[procession::task]
+fn parent_of_a_stubborn_daemon() -> Result<u32, Box<dyn std::error::Error>> {
+    let builder = Process::builder().daemon(true).stdout(Stdio::piped());
+    let mut daemon = builder.spawn(stubborn, ())?;
+    let mut out = BufReader::new(daemon.stdout.take().ok_or("it is piped")?);
+    out.read_line(&mut String::new())?;
+    Ok(daemon.pid())
+}
+
+#[test]
+fn a_daemon_that_ignores_sigterm_is_killed() -> Outcome {
+    let since = Instant::now();
+    let process = Process::spawn(parent_of_a_stubborn_daemon, ())?;
+    let daemon = process.join_timeout(DEADLINE)?.ok_or("it hangs")?;
+    assert!(
+        since.elapsed() >= Duration::from_secs(2),
+        "it had no time to end"
+    );
+    let state = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
+    assert!(!state.contains("(Process-"), "{state}");
     Ok(())
 }
 
