@@ -27,7 +27,23 @@
 //! parent, and has an empty standard input (see [`Builder::stdin`]).
 //!
 //! With [`#[procession::main]`](macro@crate::main) the task is run instead of the user's `main`. Without it (under `cargo test`, or
-//! in a program that has its own `main`) it is run before `main`, so the code in `main` is never run by a child.
+//! in a program that has its own `main`) it is run before `main`, so the code in `main` is never run by a child:
+//!
+//! ```
+//! # use procession::Process;
+//! #[procession::task]
+//! fn add(left: u64, right: u64) -> u64 {
+//!     left + right
+//! }
+//!
+//! fn main() -> procession::Result<()> {
+//!     let process = Process::spawn(add, (1, 2))?;
+//!     assert_eq!(process.join()?, 3);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Such a program joins its processes itself: when its `main` returns they are ended.
 //!
 //! # How it ends
 //!

@@ -1,15 +1,14 @@
-//! Processes that end badly: panics, errors, exits, signals at every stage, and programs whose files are gone.
+//! Processes that end badly by themselves: panics, errors, exits, what cannot be sent or started, and programs whose files are gone.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio as StdStdio};
 use std::time::Duration;
 
-use procession::process::{ProcessEnd, Stdio};
+use procession::process::Stdio;
 use procession::{Error, Process, Task};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -26,18 +25,6 @@ where
         Ok(value) => Err(format!("{process:?} ended well: {value:?}").into()),
         Err(error) => Ok(error.to_string()),
     }
-}
-
-fn timeout() -> Timespec {
-    Timespec {
-        tv_sec: DEADLINE.as_secs() as _,
-        tv_nsec: 0,
-    }
-}
-
-fn pid_of(word: &str) -> Result<Pid, rustix::io::Errno> {
-    let pid = word.parse().ok().and_then(Pid::from_raw);
-    pid.ok_or(rustix::io::Errno::INVAL)
 }
 
 #[procession::task]
@@ -196,109 +183,6 @@ fn an_exit_code_is_kept() -> Outcome {
     Ok(())
 }
 
-#[procession::task]
-fn abort() {
-    std::process::abort();
-}
-
-#[test]
-fn a_signal_is_named() -> Outcome {
-    let process = Process::spawn(nap, (600_000,))?;
-    process.terminate()?;
-    let error = failure(&process)?;
-    assert!(error.ends_with(") was killed by SIGTERM"), "{error}");
-    assert_eq!(process.exit_code(), Some(-15));
-    process.terminate()?;
-
-    let process = Process::spawn(nap, (600_000,))?;
-    process.kill()?;
-    let error = failure(&process)?;
-    assert!(error.contains(") was killed by SIGKILL"), "{error}");
-    assert_eq!(process.exit_code(), Some(-9));
-
-    let process = Process::spawn(abort, ())?;
-    let error = failure(&process)?;
-    assert!(error.ends_with(") was killed by SIGABRT"), "{error}");
-    Ok(())
-}
-
-#[test]
-fn a_child_that_is_killed_before_it_begins_is_an_error() -> Outcome {
-    for _ in 0..20 {
-        let process = Process::spawn(add, (1, 2))?;
-        process.kill()?;
-        // Once in a while it is faster.
-        match process.join_timeout(DEADLINE) {
-            Ok(value) => assert_eq!(value, Some(3)),
-            Err(error) => assert!(error.to_string().contains("SIGKILL"), "{error}"),
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn a_child_that_is_killed_while_it_is_sent_its_arguments_is_an_error() -> Outcome {
-    #[procession::task]
-    fn measure(bytes: serde_bytes::ByteBuf) -> usize {
-        bytes.len()
-    }
-    let bytes = serde_bytes::ByteBuf::from(vec![1; 64 << 20]);
-    let process = Process::spawn(measure, (bytes,))?;
-    process.kill()?;
-    assert!(failure(&process)?.contains("SIGKILL"));
-    Ok(())
-}
-
-/// The number of the system call that sends.
-const SENDTO: &str = if cfg!(target_arch = "x86_64") {
-    "44 "
-} else {
-    "206 "
-};
-
-#[procession::task]
-fn die_while_answering() -> serde_bytes::ByteBuf {
-    let main = std::process::id();
-    std::thread::spawn(move || {
-        loop {
-            // The main thread is held by a full channel: part of the value is on its way.
-            let call = std::fs::read_to_string(format!("/proc/{main}/task/{main}/syscall"));
-            if call.is_ok_and(|call| call.starts_with(SENDTO)) {
-                let _ = rustix::process::kill_process(
-                    rustix::process::getpid(),
-                    rustix::process::Signal::SEGV,
-                );
-            }
-        }
-    });
-    serde_bytes::ByteBuf::from(vec![7; 256 << 20])
-}
-
-#[test]
-fn a_child_that_is_killed_in_the_middle_of_its_value_is_an_error_that_says_so() -> Outcome {
-    let process = Process::spawn(die_while_answering, ())?;
-    let error = match process.join_timeout(DEADLINE) {
-        Err(error @ Error::Process { .. }) => error,
-        other => {
-            return Err(format!("{:?}", other.map(|value| value.map(|bytes| bytes.len()))).into());
-        }
-    };
-    let text = error.to_string();
-    assert!(
-        text.ends_with(") was killed by SIGSEGV while it sent its value"),
-        "{text}"
-    );
-    let Error::Process { end, .. } = error else {
-        return Err("it is one".into());
-    };
-    let expected = ProcessEnd::Killed {
-        signal: 11,
-        while_answering: true,
-    };
-    assert_eq!(end, expected);
-    Ok(())
-}
-
 /// A task that nobody registered.
 #[derive(Clone, Copy)]
 struct Unregistered;
@@ -336,60 +220,6 @@ fn a_task_must_be_known_by_one_name() {
     ] {
         assert!(matches!(error, Error::AmbiguousTask { .. }), "{error}");
     }
-}
-
-/// Prints the pids of two children, one of them a daemon, and waits for ever.
-#[procession::task]
-fn parent_of_two() -> Result<(), Error> {
-    let child = Process::spawn(nap, (3_600_000,))?;
-    let daemon = Process::builder().daemon(true).spawn(nap, (3_600_000,))?;
-    println!("{} {}", child.pid(), daemon.pid());
-    child.join()
-}
-
-#[test]
-fn children_end_when_their_parent_is_killed() -> Outcome {
-    let mut parent = Process::builder()
-        .stdout(Stdio::piped())
-        .spawn(parent_of_two, ())?;
-    let mut out = BufReader::new(parent.stdout.take().ok_or("it is piped")?);
-    let mut line = String::new();
-    out.read_line(&mut line)?;
-    assert_eq!(line.split_whitespace().count(), 2, "{line}");
-    let children: Vec<_> = line
-        .split_whitespace()
-        .map(|pid| pidfd_open(pid_of(pid)?, PidfdFlags::empty()))
-        .collect::<Result<_, _>>()?;
-    parent.kill()?;
-    for child in &children {
-        let mut fds = [PollFd::new(child, PollFlags::IN)];
-        assert_eq!(poll(&mut fds, Some(&timeout()))?, 1, "an orphan lives");
-    }
-    assert!(failure(&parent)?.contains("SIGKILL"));
-    Ok(())
-}
-
-#[procession::task]
-fn parent_that_returns() -> Result<u32, Error> {
-    let daemon = Process::builder().daemon(true).spawn(nap, (3_600_000,))?;
-    Process::spawn(nap, (50,))?;
-    Ok(daemon.pid())
-}
-
-#[test]
-fn a_child_that_returns_joins_its_children_and_ends_its_daemons() -> Outcome {
-    let mut process = Process::builder()
-        .stdout(Stdio::piped())
-        .spawn(parent_that_returns, ())?;
-    let daemon = process.join_timeout(DEADLINE)?.ok_or("it returns")?;
-    let mut nothing = String::new();
-    process
-        .stdout
-        .take()
-        .ok_or("it is piped")?
-        .read_to_string(&mut nothing)?;
-    assert_ne!(daemon, 0);
-    Ok(())
 }
 
 /// Starts children until there is no descriptor left for another; returns the error.

@@ -1,6 +1,5 @@
 //! What a process is given before it is started.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
@@ -9,9 +8,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 use serde::Serialize;
 
-use super::channel::{Answer, Channel, Order};
+use super::channel::{Answer, Channel, Order, Outgoing};
 use super::child::Child;
-use super::children::{children, send};
+use super::children::children;
 use super::identity::{as_parent, current_process, next_child};
 use super::stdio::Stdio;
 use super::{Process, Run, inside, start};
@@ -130,7 +129,9 @@ impl Builder {
     /// # Errors
     /// As [`Process::spawn`].
     pub fn start<P: Run>(self, process: P) -> Result<Process<P::Output>> {
+        // Without its module and, of `Type<Argument>`, without those.
         let path = std::any::type_name::<P>();
+        let path = path.split('<').next().unwrap_or(path);
         let kind = path.rsplit("::").next().unwrap_or(path);
         self.launch(kind, P::NAME, &process)
     }
@@ -175,12 +176,8 @@ impl Builder {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let ours = Channel(ours);
         // Most orders are small, and then they are there before the child is.
-        let mut outgoing = VecDeque::from([order.encode()?, arguments]);
-        let mut sent = 0;
-        send(&mut outgoing, &mut sent, &ours);
-        if let Some(first) = outgoing.front_mut() {
-            first.drain(..sent);
-        }
+        let mut outgoing = Outgoing::new(order.encode()?, arguments);
+        outgoing.send(&ours);
 
         let (stdin, our_stdin) = self.stdin.open(true)?;
         let (stdout, our_stdout) = self.stdout.open(false)?;

@@ -71,8 +71,20 @@ fn call_remaining_constructors() {
         #[link_name = "__init_array_end"]
         static END: [Option<Constructor>; 0];
     }
+    // SAFETY: it says only that the symbol may be missing, and then its address is null: some linkers do not define it in a
+    // shared library, which could not be loaded otherwise.
+    unsafe {
+        std::arch::asm!(
+            ".weak __init_array_end",
+            options(nomem, nostack, preserves_flags)
+        )
+    };
+    // Hidden from the compiler, for which a static is never at null.
+    let end = std::hint::black_box((&raw const END).cast::<Option<Constructor>>());
     let mut next = (&raw const BEFORE_MAIN).cast::<Option<Constructor>>();
-    let end = (&raw const END).cast::<Option<Constructor>>();
+    if end.is_null() {
+        return;
+    }
     loop {
         // SAFETY: the linker puts BEFORE_MAIN into the list, whose end it names, so what lies between them are its entries.
         // They are functions, called on the main thread in the list's order, as the system would. (It would give them the
