@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::hub::host::{Host, Orders, Settings, Summary, host_name, machine_id};
 use crate::hub::intake::Intake;
+use crate::hub::ledger::DEATHS_ALONE;
 use crate::hub::member::{self, Member, Shared, Wait};
 use crate::pipeline::{check_dial, check_reach, random_id};
 use crate::wire::endpoint::{Endpoint, Transport};
@@ -101,7 +102,7 @@ impl Inner {
             job: Vec::new(),
             title: "queue".to_owned(),
             tries: 1,
-            deaths: 3,
+            deaths: DEATHS_ALONE,
             queue: Some(plan.info),
         };
         let intake = Intake::new(waker.clone());
