@@ -236,7 +236,7 @@ impl End {
                 State::Joined(joined) => {
                     let is_due = !inner.polling && joined.is_glance_due();
                     if !is_due && joined.has_room() && joined.send(frame) {
-                        if inner.polling && joined.socket.has_input() {
+                        if inner.polling && joined.socket.has_frame_and_peer().0 {
                             poller.wake();
                         }
                         return Ok(true);

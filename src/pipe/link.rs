@@ -255,7 +255,7 @@ impl Link {
             State::Joined(joined) => {
                 let lost = ready.monitor && is_lost(&joined.socket);
                 if joined.is_bound {
-                    (ready.socket || ready.monitor) && !joined.socket.has_peer()
+                    (ready.socket || ready.monitor) && self.has_lost_peer()
                 } else {
                     lost
                 }
@@ -276,6 +276,19 @@ impl Link {
             if matches!(self.state, State::Joined(_)) {
                 self.apart();
             }
+        }
+    }
+
+    /// Whether the peer of a bound socket is gone.
+    fn has_lost_peer(&mut self) -> bool {
+        loop {
+            let State::Joined(joined) = &self.state else {
+                return false;
+            };
+            match joined.socket.has_frame_and_peer() {
+                (true, _) => self.fetch(),
+                (false, has_peer) => return !has_peer,
+            };
         }
     }
 

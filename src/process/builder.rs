@@ -15,6 +15,7 @@ use super::identity::{as_parent, current_process, next_child};
 use super::stdio::Stdio;
 use super::{Process, Run, inside, start};
 use crate::error::{Error, Result};
+use crate::pipe::transit::{InTransit, gather};
 use crate::registry::{self, Task};
 
 /// A process that is not started yet: its name, whether it is a daemon, its environment and its standard streams.
@@ -145,7 +146,8 @@ impl Builder {
         }
         // Before there is a child that could find it out.
         registry::find(task)?;
-        let arguments = rmp_serde::to_vec(args).map_err(|error| Error::Encoding {
+        let (arguments, in_transit) = gather(|| rmp_serde::to_vec(args));
+        let arguments = arguments.map_err(|error| Error::Encoding {
             what: format!("cannot encode the arguments of {task}"),
             why: error.to_string(),
         })?;
@@ -159,7 +161,7 @@ impl Builder {
             as_parent(),
             &arguments,
         );
-        self.start_child(name.clone(), &order, arguments)
+        self.start_child(name.clone(), &order, arguments, in_transit)
             .map_err(|source| Error::Start { name, source })
     }
 
@@ -168,6 +170,7 @@ impl Builder {
         name: String,
         order: &Order,
         arguments: Vec<u8>,
+        in_transit: InTransit,
     ) -> io::Result<Process<R>> {
         inside::check_that_children_are_known()?;
         let children = children()?;
@@ -184,7 +187,7 @@ impl Builder {
         let (stderr, our_stderr) = self.stderr.open(false)?;
         let pid = start::start(&theirs, [stdin, stdout, stderr], &self.variables)?;
         drop(theirs);
-        let child = Arc::new(Child::new(pid, name, self.is_daemon));
+        let child = Arc::new(Child::new(pid, name, self.is_daemon, in_transit));
         if let Err(error) = children.add(Arc::clone(&child), ours, outgoing) {
             // Nobody would watch it.
             let _ = child.signal(Signal::KILL);

@@ -365,20 +365,13 @@ impl Socket {
         }
     }
 
-    /// Whether a frame is there.
-    pub(crate) fn has_input(&self) -> bool {
-        self.has(zmq::POLLIN)
-    }
-
-    /// Whether a PAIR has its peer: without a high-water mark it can be written while it has.
-    pub(crate) fn has_peer(&self) -> bool {
-        self.has(zmq::POLLOUT)
-    }
-
-    fn has(&self, wanted: zmq::PollEvents) -> bool {
-        self.inner
-            .get_events()
-            .is_ok_and(|events| events.contains(wanted))
+    /// Whether a frame is there, and whether a PAIR has its peer: without a high-water mark it can be written while it has. As
+    /// every call, this takes notice of changes: whoever is told that a frame is there must fetch it, for
+    /// [`Socket::changes`] will not tell again.
+    pub(crate) fn has_frame_and_peer(&self) -> (bool, bool) {
+        self.inner.get_events().map_or((false, false), |events| {
+            (events.contains(zmq::POLLIN), events.contains(zmq::POLLOUT))
+        })
     }
 
     /// Readable when something may have changed for the socket since it was last asked for a frame and had none. It tells of
