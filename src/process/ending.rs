@@ -31,7 +31,7 @@ pub fn main<T>(main: impl FnOnce() -> T, report: impl FnOnce(T) -> ExitCode) -> 
 /// Joins the children that are no daemons, then ends the daemons, and lets what was sent on pipes leave this process.
 pub(super) fn finish() {
     end_children();
-    crate::pipe::close_all();
+    crate::at_exit::run();
 }
 
 fn end_children() {
