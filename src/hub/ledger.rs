@@ -134,6 +134,9 @@ pub struct Ledger {
     ordered: bool,
     ended: bool,
     halted: bool,
+    clock: Time,
+    /// Somebody has nothing, and what others hold may be taken back before long.
+    pub(super) undecided: bool,
     totals: Totals,
     /// Items of blocks: how many were put, taken by a program, and done with.
     items_put: u64,
@@ -165,6 +168,8 @@ impl Ledger {
             ordered: false,
             ended: false,
             halted: false,
+            clock: Time::ZERO,
+            undecided: false,
             totals: Totals::default(),
             items_put: 0,
             items_taken: 0,
@@ -236,6 +241,12 @@ impl Ledger {
                 .consumers
                 .values()
                 .any(|consumer| consumer.credit() > 0 && consumer.idle_slots() > 0)
+    }
+
+    /// Whether [`deal`](Self::deal) is to be called again before long, even if nothing comes.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        self.undecided
     }
 
     /// There will be no more tasks.
