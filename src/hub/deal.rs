@@ -4,7 +4,7 @@
 //! 2. Slots that have nothing come first; what is left is shared in proportion to credit.
 //! 3. When nothing waits and somebody is idle, half of what the fullest lane has not started is asked back.
 
-use super::ledger::Ledger;
+use super::ledger::{Consumer, Ledger};
 use crate::wire::frame::PeerId;
 
 impl Ledger {
@@ -102,6 +102,7 @@ impl Ledger {
     }
 
     fn take_back(&mut self) {
+        self.undecided = false;
         if self.waiting_count > 0 {
             return;
         }
@@ -113,10 +114,15 @@ impl Ledger {
             return;
         }
         // What lies in front of a free slot will start by itself; what lies behind busy ones can be done elsewhere.
+        let held_back = |c: &Consumer| !c.silent && c.queued() > 0;
+        self.undecided = self
+            .consumers
+            .values()
+            .any(|c| held_back(c) && !self.may_take_back(c));
         let fullest = self
             .consumers
             .iter()
-            .filter(|(_, c)| !c.silent && c.queued() > 0)
+            .filter(|(_, c)| held_back(c) && self.may_take_back(c))
             .map(|(&peer, c)| (self.unstarted(peer).len(), c.queued(), peer))
             .max();
         if let Some((unstarted, queued, peer)) = fullest {

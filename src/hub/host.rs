@@ -252,9 +252,11 @@ impl Host {
             }
             self.read_intake();
             self.drop_waiting();
+            self.ledger.set_clock(self.now());
             self.ledger.deal();
             self.act();
             self.flush();
+            self.held_back |= self.ledger.is_undecided();
             self.serve_members(now);
             if now >= next_tick {
                 next_tick = now + tick;

@@ -136,6 +136,9 @@ pub struct Ledger {
     ordered: bool,
     ended: bool,
     halted: bool,
+    clock: Time,
+    /// Somebody has nothing, and what others hold may be taken back before long.
+    pub(super) undecided: bool,
     totals: Totals,
     /// Items of blocks: how many were put, taken by a program, and done with.
     items_put: u64,
@@ -168,6 +171,8 @@ impl Ledger {
             ordered: false,
             ended: false,
             halted: false,
+            clock: Time::ZERO,
+            undecided: false,
             totals: Totals::default(),
             items_put: 0,
             items_taken: 0,
@@ -255,6 +260,12 @@ impl Ledger {
     /// After how many deaths alone a task is given up (3); 0: after the first at which it had started.
     pub fn set_deaths(&mut self, deaths: u8) {
         self.deaths = deaths;
+    }
+
+    /// Whether [`deal`](Self::deal) is to be called again before long, even if nothing comes.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        self.undecided
     }
 
     /// There will be no more tasks.

@@ -322,10 +322,14 @@ impl Member {
             self.link = None;
             self.hello();
         }
-        self.pump_puts();
+        // Before room is asked for: what was taken here has left some.
+        if self.shared.putting().urgent {
+            self.shared.getting().prompt = true;
+        }
         if self.confirm(false) {
             self.lively = Instant::now();
         }
+        self.pump_puts();
         self.say_credit();
         self.send_asks();
         Ok(())

@@ -1,9 +1,13 @@
 //! Blocks of a queue's items: leased in parts where a getter can take a part only, and confirmed item by item.
 
-use super::{Ledger, State, Task};
+use super::{Consumer, Ledger, State, Task, Time};
 use crate::wire::block;
 use crate::wire::body::Body;
 use crate::wire::frame::{Confirmed, PeerId, TaskId};
+
+/// What was sent ahead to a getter is taken back when it has taken nothing for so long. Not before: it would come to others behind
+/// later items of the same putter.
+const STUCK: Time = Time::from_millis(500);
 
 /// A getter with credit for at least so many items may get a block that is larger than its credit: splitting costs more than they
 /// do.
@@ -94,6 +98,11 @@ impl Ledger {
         let items = u32::try_from(task.weight()).unwrap_or(u32::MAX);
         let taken = said.taken.clamp(task.taken, items);
         let done = said.done.clamp(task.done, taken);
+        if taken > task.taken
+            && let Some(holder) = self.consumers.get_mut(&peer)
+        {
+            holder.moved = self.clock;
+        }
         self.items_taken += u64::from(taken - task.taken);
         self.items_done += u64::from(done - task.done);
         task.taken = taken;
@@ -151,6 +160,11 @@ impl Ledger {
                 .consumers
                 .values()
                 .all(|c| c.leases == 0 || (c.running < c.slots && c.ahead() == 0))
+    }
+
+    /// Whether what this one holds unopened may be given to others.
+    pub(in crate::hub) fn may_take_back(&self, holder: &Consumer) -> bool {
+        self.items_put == 0 || self.clock.saturating_sub(holder.moved) >= STUCK
     }
 
     /// A block is no longer there.

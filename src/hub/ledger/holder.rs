@@ -34,6 +34,8 @@ pub struct Consumer {
     /// Holds a task beyond its credit.
     pub(super) reserved: Option<TaskId>,
     pub(super) last_heard: Time,
+    /// When it took something of a queue's last, or got something while it had nothing.
+    pub(in crate::hub) moved: Time,
     pub(super) relay: Vec<(TaskId, u64)>,
     pub(super) done: u64,
 }

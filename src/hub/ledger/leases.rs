@@ -9,6 +9,9 @@ impl Ledger {
         let Some(consumer) = self.consumers.get_mut(&peer) else {
             return 0;
         };
+        if consumer.ahead() == 0 {
+            consumer.moved = self.clock;
+        }
         let mut tasks = Vec::new();
         let mut leased = 0;
         let mut rest = None;

@@ -76,6 +76,7 @@ impl Ledger {
                 revoking: false,
                 reserved: None,
                 last_heard: now,
+                moved: now,
                 relay,
                 done,
             },
@@ -92,6 +93,9 @@ impl Ledger {
     pub fn credit(&mut self, peer: PeerId, tasks: u64, bytes: u64, taken: u64, running: u32) {
         if let Some(consumer) = self.consumers.get_mut(&peer) {
             consumer.ready = true;
+            if taken > consumer.taken {
+                consumer.moved = self.clock;
+            }
             // Taken as said: who is about to leave says less than before.
             consumer.tasks_limit = tasks;
             consumer.bytes_limit = bytes;
@@ -136,10 +140,16 @@ impl Ledger {
         silent
     }
 
+    /// What time it is, for decisions that depend on it.
+    pub fn set_clock(&mut self, now: Time) {
+        self.clock = now;
+    }
+
     /// Our own clock stood still for so long (the machine slept): nobody's silence counts for that time.
     pub fn slept(&mut self, time: Duration) {
         for consumer in self.consumers.values_mut() {
             consumer.last_heard += time;
+            consumer.moved += time;
         }
     }
 

@@ -17,14 +17,14 @@ use crate::wire::socket::LinkEvent;
 const HORIZON: Duration = Duration::from_millis(20);
 /// Items ahead at most.
 const DEEPEST: u64 = 16_384;
-/// A program that takes longer over an item gets none ahead.
-const LONG: Duration = Duration::from_millis(500);
 /// So many items are confirmed at once, and not after a while only.
 const MANY: u64 = 8_192;
 /// Bytes of blocks that may be here, in bytes.
 const BUDGET: u64 = 8 << 20;
 /// Who has asked whether there is something now waits so long for what is said to be there.
-const COMING: Duration = Duration::from_millis(20);
+const COMING: Duration = Duration::from_millis(50);
+/// And so long when it is the first item, for which a lane is to be made.
+const FIRST_COMING: Duration = Duration::from_secs(2);
 
 /// Why there is no item.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub(crate) struct Getting {
     pub(super) wants_lane: bool,
     pub(super) asleep: bool,
     /// What is to be said is to be said now.
-    prompt: bool,
+    pub(super) prompt: bool,
     taken_in_all: u64,
     pub(super) end: Option<End>,
 }
@@ -182,6 +182,8 @@ impl Getting {
 
     /// Opens the next block that is here.
     fn open_next(&mut self) -> bool {
+        // Nothing, unless reading the last item of a block ended in a panic.
+        self.settle();
         while self
             .held
             .get(self.open)
@@ -269,7 +271,7 @@ impl Shared {
     ) -> Result<T, NoItem> {
         let mut get = self.getting();
         let mut read = Some(read);
-        let mut asked: Option<Instant> = None;
+        let mut coming: Option<Instant> = None;
         loop {
             if get.has_item() {
                 let taken = get.take(|item| read.take().map(|read| read(item)));
@@ -284,24 +286,27 @@ impl Shared {
             if let Some(end) = &get.end {
                 return Err(NoItem::Ended(end.clone()));
             }
-            let wait = match (wait, asked) {
+            let wait = match (wait, coming) {
                 (Wait::No, None) => {
-                    // Whether there is something now only the host knows.
+                    // Whether there is something now only the host knows; own puts come first.
                     get.waiting += 1;
                     get.wants_lane = true;
+                    let time = if get.lane == 0 { FIRST_COMING } else { COMING };
                     drop(get);
+                    let patience = Wait::Until(Instant::now() + self.patience);
+                    let _ = self.flush(patience);
                     self.waker.wake();
-                    let inside = self.ask(kind::ASK, Wait::Until(Instant::now() + self.patience));
+                    let inside = self.ask(kind::ASK, patience);
                     get = self.getting();
                     get.waiting -= 1;
-                    asked = Some(Instant::now());
+                    coming = Some(Instant::now() + time);
                     match inside {
                         Ok(answer) if answer.inside > 0 => continue,
                         _ if get.has_item() => continue,
                         _ => return Err(NoItem::Empty),
                     }
                 }
-                (Wait::No, Some(since)) => Wait::Until(since + COMING),
+                (Wait::No, Some(until)) => Wait::Until(until),
                 (wait, _) => wait,
             };
             let now = Instant::now();
@@ -575,10 +580,11 @@ impl Member {
         let mut get = self.shared.getting();
         get.settle();
         let mean = Duration::from_nanos(get.mean);
-        let ahead = if mean.is_zero() || mean > LONG {
+        let ahead = if mean.is_zero() {
             0
         } else {
-            ((HORIZON.as_nanos() / mean.as_nanos().max(1)) as u64).clamp(1, DEEPEST)
+            // None for who takes longer: what lies there cannot go to others without coming behind later ones.
+            ((HORIZON.as_nanos() / mean.as_nanos().max(1)) as u64).min(DEEPEST)
         };
         let target = u64::from(get.waiting) + ahead;
         get.low = target / 2;

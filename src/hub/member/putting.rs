@@ -58,7 +58,7 @@ pub(crate) struct Putting {
     waiting: u64,
     flushing: u32,
     /// Somebody wants to know whether there is room now: the number of the next WANT must be answered.
-    urgent: bool,
+    pub(super) urgent: bool,
     want_sent: u64,
     want_answered: u64,
     /// The loop is to be told of the first item.
