@@ -38,4 +38,4 @@ pub(crate) mod intake;
 pub(crate) mod lane;
 pub mod ledger;
 pub(crate) mod outbox;
-mod task_table;
+pub(crate) mod task_table;

@@ -346,6 +346,15 @@ impl<R: Payload> Sink<R> {
         self.next_until(Some(Instant::now() + timeout))
     }
 
+    /// The next result of those that came with the last one that was waited for: no clock, no lock.
+    pub(crate) fn get_here(&mut self) -> Option<Outcome<R>> {
+        if let Some(receipt) = self.given.take() {
+            self.keep(receipt);
+        }
+        let arrived = self.next_here()?;
+        Some(self.outcome(arrived))
+    }
+
     fn next_until(&mut self, deadline: Option<Instant>) -> Result<Got<R>> {
         if let Some(receipt) = self.given.take() {
             self.keep(receipt);

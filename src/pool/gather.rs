@@ -53,9 +53,9 @@ pub(super) fn gather(pool: &Arc<Inner>, mut sink: Sink<Body>) {
             Err(error) => break format!("the pool's results cannot be gathered: {error}"),
         }
         while batch.len() < TURN
-            && let Ok(Got::Outcome(outcome)) = sink.try_get()
+            && let Some(outcome) = sink.get_here()
         {
-            batch.push(*outcome);
+            batch.push(outcome);
         }
         deal_with(pool, &mut batch);
         pool.refill();
