@@ -103,6 +103,48 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The process that hosts a queue is gone, and what was not sent here yet with it.
+    #[error("the queue at {endpoint} is gone: {why}")]
+    HostGone {
+        /// Where it was.
+        endpoint: String,
+        /// What is known of it.
+        why: String,
+    },
+    /// The queue was shut down: nobody puts any more, and what was in it has been taken.
+    #[error("the queue was shut down")]
+    ShutDown,
+    /// This process has closed its end of the queue, and puts no more.
+    #[error("this process has closed its end of the queue: put before close()")]
+    Closed,
+    /// There is no room in the queue (in the given time).
+    #[error("the queue is full: {maxsize} items are in it that nobody has taken")]
+    Full {
+        /// How many may be.
+        maxsize: u64,
+    },
+    /// There is nothing in the queue (in the given time).
+    #[error("the queue is empty")]
+    Empty,
+    /// The host has not accepted all that was put (in the given time).
+    #[error("the queue at {endpoint} has not accepted {items} items yet")]
+    NotAccepted {
+        /// Where it is.
+        endpoint: String,
+        /// How many.
+        items: u64,
+    },
+    /// `task_done()` was called more often than `get()` in this process.
+    #[error("task_done() was called more often than items were got in this process")]
+    NotGot,
+    /// A handle does not fit what is at its other end, or cannot be used here.
+    #[error("cannot use this handle of {endpoint}: {why}")]
+    BadHandle {
+        /// Where it leads.
+        endpoint: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// A task that a pool ran has no value: it panicked, returned an error, or could not be run.
     #[error("task {task} (call {call}) {how} in worker process {pid} on {host}{}: {message}", at(.location.as_deref()))]
     TaskFailed {
@@ -208,6 +250,67 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Everything that was sent has been received, and nobody is left to send more: all processes that held the other end of the
+    /// pipe have closed it or died.
+    #[error("end of file: every process that held the other end of the pipe has closed it or died")]
+    EndOfFile,
+    /// Nobody is left to receive what is sent.
+    #[error(
+        "broken pipe: every process that held the other end has closed it or died; the message was not sent"
+    )]
+    BrokenPipe,
+    /// Another process uses this end of the pipe.
+    #[error(
+        "this end of the pipe is in use by process {}; one process at a time can use an end: close it there, or make a pipe for each",
+        pid.map_or_else(|| "(unknown)".to_owned(), |pid| pid.to_string())
+    )]
+    Busy {
+        /// The process that has it, if it could be read.
+        pid: Option<u32>,
+    },
+    /// The connection, listener or queue was closed in this process.
+    #[error("this connection was closed in this process")]
+    ConnectionClosed,
+    /// The next message on the pipe is of the other kind, and stays.
+    #[error(
+        "the next message on this pipe is {}",
+        if *bytes { "bytes, which recv_bytes takes; recv takes what send has sent" } else { "a value, which recv takes; recv_bytes takes what send_bytes has sent" }
+    )]
+    OtherKind {
+        /// It is bytes; otherwise a value.
+        bytes: bool,
+    },
+    /// The next message on the pipe is longer than allowed, and stays.
+    #[error(
+        "the next message has {len} bytes, and at most {limit} were asked for; receive it with a larger limit or buffer"
+    )]
+    TooLong {
+        /// Its length, in bytes.
+        len: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// A buffer has no such part.
+    #[error(
+        "a buffer of {len} bytes has no {} bytes from {offset} on", size.map_or_else(String::new, |size| size.to_string())
+    )]
+    OutOfRange {
+        /// Where the part was to begin, in bytes.
+        offset: usize,
+        /// Its length, in bytes.
+        size: Option<usize>,
+        /// What the buffer has, in bytes.
+        len: usize,
+    },
+    /// A one-way pipe has no such direction.
+    #[error(
+        "this end of a one-way pipe can only {}; Pipe::new makes one for both directions",
+        if *can_send { "send" } else { "receive" }
+    )]
+    OneWay {
+        /// It can send; otherwise it can receive.
+        can_send: bool,
+    },
     /// The system refused something else.
     #[error("{what}: {source}")]
     System {
@@ -249,6 +352,7 @@ fn advice_on_starting(source: &io::Error) -> &'static str {
         Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
             "; each running child costs two descriptors (see ulimit -n)"
         }
+        Some(rustix::io::Errno::NOENT) => "; it is found by /proc/self/exe: /proc must be mounted",
         Some(rustix::io::Errno::AGAIN) => "; there are too many processes (see ulimit -u)",
         _ => "",
     }

@@ -14,6 +14,9 @@
 //! | [`command`] | tasks that are commands, as the `procession` program runs them |
 //! | [`pool`] | a pool of processes that run tasks: `map`, `apply`, `imap` |
 //! | [`process`](mod@process) | processes that run a function, or a type's `run` method |
+//! | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] | items from any number of putters to any number of getters |
+//! | [`pipe`] | two ends, each in any process |
+//! | [`mod@bytes`] | binary items |
 //! | [`registry`] | the program's tasks by name |
 //! | [`wait`](mod@wait) | waiting for the first of several things |
 //! | [`hub`] | the mechanism beneath: who holds what, and who gets what next |
@@ -22,21 +25,32 @@
 // What the attributes write names this crate from outside, and its own tests use them too.
 extern crate self as procession;
 
+mod at_exit;
+pub mod bytes;
 pub mod command;
 pub mod error;
 pub mod hub;
+mod joinable_queue;
+pub mod pipe;
 pub mod pipeline;
 pub mod pool;
 pub mod process;
+mod queue;
 pub mod registry;
+mod simple_queue;
 pub mod wait;
 pub mod wire;
 
+pub use crate::bytes::Bytes;
 pub use error::{Error, Result};
+pub use joinable_queue::JoinableQueue;
+pub use pipe::{Client, Connection, Listener, Pipe};
 pub use pool::Pool;
 pub use process::{Process, Run};
 pub use procession_macros::{main, process, task};
+pub use queue::{Item, Iter, PutError, Queue, QueueBuilder};
 pub use registry::Task;
+pub use simple_queue::SimpleQueue;
 pub use wait::{Waitable, wait};
 pub use wire::body::{Body, BodyWriter};
 pub use wire::endpoint::Endpoint;
@@ -56,6 +70,11 @@ pub mod __private {
 pub fn zeromq() -> ((i32, i32, i32), bool) {
     (wire::socket::zmq_version(), wire::socket::has_curve())
 }
+
+/// The table for who comes from Python begins with a program.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-python.md")]
+struct FromPython;
 
 /// The README's program is compiled and run like every other example.
 #[cfg(doctest)]

@@ -245,7 +245,10 @@ impl Inner {
         let waited = self.table.out_for();
         let nobody = || {
             let state = self.handle.state();
-            !state.peers.iter().any(|peer| peer.role == "worker" && peer.state == "live")
+            !state
+                .peers
+                .iter()
+                .any(|peer| peer.role == "worker" && peer.state == "live")
         };
         if waited.is_some_and(|waited| waited > patience) && nobody() {
             self.table.end(&End::Nobody {
@@ -363,12 +366,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`map`](Self::map).
-    pub fn map_chunked<T, A, I>(
-        &self,
-        task: T,
-        items: I,
-        chunksize: u32,
-    ) -> Result<Vec<T::Output>>
+    pub fn map_chunked<T, A, I>(&self, task: T, items: I, chunksize: u32) -> Result<Vec<T::Output>>
     where
         T: Task<Args = (A,)>,
         I: IntoIterator<Item = A>,

@@ -120,6 +120,17 @@ impl Process<()> {
     /// }
     /// ```
     ///
+    /// Nor does what is no task, a closure for example:
+    ///
+    /// ```compile_fail,E0277
+    /// # use procession::Process;
+    /// fn clock(interval: f64) {}
+    /// # fn main() -> procession::Result<()> {
+    /// Process::spawn(clock, (3.0,))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Start`] when the system does not start it; [`Error::DaemonWithChildren`] in a daemon; [`Error::AmbiguousTask`]
     /// when two tasks have the same name; [`Error::Encoding`] when the arguments cannot be encoded.
@@ -284,4 +295,15 @@ pub type AnyProcess = Process<IgnoredAny>;
 #[must_use]
 pub fn active_children() -> Vec<AnyProcess> {
     children::living().into_iter().map(Process::of).collect()
+}
+
+/// How many processors this process may use: its affinity and its control group's quota count, not only what the machine has. At
+/// least 1.
+///
+/// ```
+/// assert!(procession::process::cpu_count() >= 1);
+/// ```
+#[must_use]
+pub fn cpu_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

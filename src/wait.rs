@@ -7,6 +7,7 @@
 //! | object | is ready when |
 //! |---|---|
 //! | [`Process`](crate::Process) | it has ended, however that came about |
+//! | [`Queue`](crate::Queue), [`JoinableQueue`](crate::JoinableQueue), [`SimpleQueue`](crate::SimpleQueue) | there is an item, or there will be none any more |
 //!
 //! ```
 //! use procession::{Process, wait};
@@ -30,7 +31,7 @@
 //!
 //! # How it works
 //!
-//! An object with a thread of its own keeps [`Subscribers`] and wakes them when it may have become ready; one without gives a
+//! An object with a thread of its own keeps a list of subscribers and wakes them when it may have become ready; one without gives a
 //! descriptor to poll. A wake-up is only a reason to look again, so one too many does no harm.
 
 use std::fmt;
@@ -105,6 +106,8 @@ pub struct Watch<'a> {
     subscriptions: Vec<Subscription>,
     descriptors: Vec<BorrowedFd<'a>>,
     look_every: Option<Duration>,
+    /// Dropped when the call ends.
+    kept: Vec<Box<dyn std::any::Any>>,
 }
 
 impl<'a> Watch<'a> {
@@ -115,6 +118,7 @@ impl<'a> Watch<'a> {
             subscriptions: Vec::new(),
             descriptors: Vec::new(),
             look_every: None,
+            kept: Vec::new(),
         })
     }
 
@@ -128,6 +132,11 @@ impl<'a> Watch<'a> {
     #[allow(dead_code, reason = "for objects without a thread of their own")]
     pub(crate) fn descriptor(&mut self, descriptor: BorrowedFd<'a>) {
         self.descriptors.push(descriptor);
+    }
+
+    /// Drops `guard` when the call ends.
+    pub(crate) fn keep(&mut self, guard: impl std::any::Any) {
+        self.kept.push(Box::new(guard));
     }
 
     /// Looks again at least this often. For ZeroMQ's descriptors, which tell only of a change: if another thread that uses the

@@ -190,7 +190,10 @@ fn async_results_are_asked_in_every_way() -> Result<()> {
     failed.wait();
     assert_eq!(failed.successful(), Some(false));
     let many = pool.map_async(square, 0..20_000)?;
-    assert_eq!(many.get_timeout(LONG)?.map(|values| values.len()), Some(20_000));
+    assert_eq!(
+        many.get_timeout(LONG)?.map(|values| values.len()),
+        Some(20_000)
+    );
     Ok(())
 }
 
@@ -271,7 +274,10 @@ fn many_threads_use_one_pool_and_maps_go_on_side_by_side() -> Result<()> {
                     let items = offset * 1_000..offset * 1_000 + 500;
                     let expected: Vec<u64> = items.clone().map(|n| n * n).collect();
                     assert_eq!(pool.map(square, items).expect("values"), expected);
-                    assert_eq!(pool.apply(square, (offset,)).expect("a value"), offset * offset);
+                    assert_eq!(
+                        pool.apply(square, (offset,)).expect("a value"),
+                        offset * offset
+                    );
                 }
             });
         }
@@ -303,12 +309,17 @@ fn an_error_of_a_call_is_its_own() -> Result<()> {
             (1, Err(error @ Error::TaskFailed { .. })) => {
                 let text = error.to_string();
                 assert!(text.contains(&format!("{n} is odd")), "{text}");
-                assert!(text.contains("odd_fails") && text.contains(&format!("call {n}")), "{text}");
+                assert!(
+                    text.contains("odd_fails") && text.contains(&format!("call {n}")),
+                    "{text}"
+                );
             }
             (_, other) => panic!("{n}: {other:?}"),
         }
     }
-    let first = pool.map(odd_fails, 0..200).expect_err("every other item fails");
+    let first = pool
+        .map(odd_fails, 0..200)
+        .expect_err("every other item fails");
     assert!(first.to_string().contains("1 is odd"), "{first}");
     Ok(())
 }
@@ -327,7 +338,10 @@ fn a_panic_comes_back_with_its_message_and_place() -> Result<()> {
         panic!("{error:?}");
     };
     assert!(message.contains("this is 4"), "{message}");
-    assert!(location.as_deref().is_some_and(|at| at.contains("pool.rs")), "{location:?}");
+    assert!(
+        location.as_deref().is_some_and(|at| at.contains("pool.rs")),
+        "{location:?}"
+    );
     assert_eq!(pool.pids(), [*pid], "the worker goes on");
     assert_eq!(pool.apply(panics_at, (4, 5))?, 4);
     Ok(())
@@ -336,7 +350,9 @@ fn a_panic_comes_back_with_its_message_and_place() -> Result<()> {
 #[test]
 fn a_pool_inside_a_worker_is_a_clear_error() -> Result<()> {
     let pool = Pool::new(1)?;
-    let error = pool.apply(inner_pool, (3,)).expect_err("a daemon has no children");
+    let error = pool
+        .apply(inner_pool, (3,))
+        .expect_err("a daemon has no children");
     assert!(error.to_string().contains("daemon"), "{error}");
     Ok(())
 }
@@ -354,7 +370,10 @@ fn a_task_that_kills_its_worker_fails_alone_and_says_of_what() -> Result<()> {
             Err(error) => {
                 assert_eq!(n, 13);
                 let text = error.to_string();
-                assert!(text.contains("signal 9 (") && text.contains("attempt 3"), "{text}");
+                assert!(
+                    text.contains("signal 9 (") && text.contains("attempt 3"),
+                    "{text}"
+                );
             }
         }
     }
@@ -367,7 +386,10 @@ fn an_exit_is_a_death_and_its_code_is_told() -> Result<()> {
     let pool = Pool::builder().workers(1).retries(0).start()?;
     let error = pool.apply(exits, (7,)).expect_err("it exits");
     assert!(error.to_string().contains("exited with code 7"), "{error}");
-    assert!(matches!(error, Error::WorkerDied { attempt: 1, .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::WorkerDied { attempt: 1, .. }),
+        "{error:?}"
+    );
     Ok(())
 }
 
@@ -470,8 +492,13 @@ fn a_worker_that_took_too_long_is_replaced_and_gone() -> Result<()> {
         .time_limit(Duration::from_millis(100))
         .start()?;
     let before = pool.apply(whoami, (0,))?;
-    let error = pool.apply(stuck_at_five, (5,)).expect_err("it takes too long");
-    assert!(matches!(error, Error::TaskTimedOut { pid, .. } if pid == before), "{error:?}");
+    let error = pool
+        .apply(stuck_at_five, (5,))
+        .expect_err("it takes too long");
+    assert!(
+        matches!(error, Error::TaskTimedOut { pid, .. } if pid == before),
+        "{error:?}"
+    );
     assert_ne!(pool.apply(whoami, (0,))?, before);
     until("its end", || !is_alive(before));
     Ok(())
@@ -485,7 +512,10 @@ fn a_worker_leaves_after_its_tasks_and_is_replaced() -> Result<()> {
     let mut pids: Vec<u32> = pool.map(whoami, 0..200)?;
     assert_eq!(pids.len(), 200);
     pids.sort_unstable();
-    let groups: Vec<usize> = pids.chunk_by(|left, right| left == right).map(<[u32]>::len).collect();
+    let groups: Vec<usize> = pids
+        .chunk_by(|left, right| left == right)
+        .map(<[u32]>::len)
+        .collect();
     assert!(groups.iter().all(|&calls| calls <= 10), "{groups:?}");
     pool.join()
 }
@@ -505,23 +535,38 @@ fn every_worker_is_initialized_the_replaced_ones_too() -> Result<()> {
 
 #[test]
 fn an_initializer_that_fails_ends_in_a_clear_error() -> Result<()> {
-    let pool = Pool::builder().workers(2).initializer(cannot_load, ())?.start()?;
+    let pool = Pool::builder()
+        .workers(2)
+        .initializer(cannot_load, ())?
+        .start()?;
     let error = pool.apply(square, (2,)).expect_err("no worker is ready");
     let text = error.to_string();
-    assert!(text.contains("cannot_load") && text.contains("there is no such file"), "{text}");
+    assert!(
+        text.contains("cannot_load") && text.contains("there is no such file"),
+        "{text}"
+    );
     assert!(matches!(error, Error::PoolStart { .. }));
     until("the end of all workers", || pool.pids().is_empty());
-    assert!(matches!(pool.map(square, 0..3), Err(Error::PoolStart { .. })));
+    assert!(matches!(
+        pool.map(square, 0..3),
+        Err(Error::PoolStart { .. })
+    ));
     assert!(pool.join().is_err());
     Ok(())
 }
 
 #[test]
 fn an_initializer_that_kills_its_worker_ends_in_a_clear_error() -> Result<()> {
-    let pool = Pool::builder().workers(2).initializer(dies_loading, ())?.start()?;
+    let pool = Pool::builder()
+        .workers(2)
+        .initializer(dies_loading, ())?
+        .start()?;
     let error = pool.map(square, 0..10).expect_err("no worker is ready");
     let text = error.to_string();
-    assert!(text.contains("dies_loading") && text.contains("SIGKILL"), "{text}");
+    assert!(
+        text.contains("dies_loading") && text.contains("SIGKILL"),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -530,7 +575,9 @@ fn an_initializer_that_kills_its_worker_ends_in_a_clear_error() -> Result<()> {
 #[test]
 fn join_waits_for_what_was_begun_and_leaves_no_process() -> Result<()> {
     let pool = Pool::new(2)?;
-    let results: Vec<_> = (0..20).map(|_| pool.apply_async(nap, (20,))).collect::<Result<_>>()?;
+    let results: Vec<_> = (0..20)
+        .map(|_| pool.apply_async(nap, (20,)))
+        .collect::<Result<_>>()?;
     let many = pool.map_async(square, 0..100_000)?;
     let pids = pool.pids();
     pool.close();
@@ -545,7 +592,9 @@ fn join_waits_for_what_was_begun_and_leaves_no_process() -> Result<()> {
 #[test]
 fn drop_kills_what_runs_and_tells_who_waits() -> Result<()> {
     let pool = Pool::new(2)?;
-    let long: Vec<_> = (0..8).map(|_| pool.apply_async(nap, (600_000,))).collect::<Result<_>>()?;
+    let long: Vec<_> = (0..8)
+        .map(|_| pool.apply_async(nap, (600_000,)))
+        .collect::<Result<_>>()?;
     let mut results = pool.map_async(nap, vec![600_000u64; 8])?;
     let _ = &mut results;
     let pids = pool.pids();
@@ -568,7 +617,10 @@ fn terminate_ends_a_map_of_another_thread() -> Result<()> {
         until("the map to begin", || !pool.pids().is_empty());
         thread::sleep(Duration::from_millis(50));
         pool.terminate();
-        assert!(matches!(map.join().expect("no panic"), Err(Error::Ended(_))));
+        assert!(matches!(
+            map.join().expect("no panic"),
+            Err(Error::Ended(_))
+        ));
     });
     Ok(())
 }
@@ -598,9 +650,16 @@ fn workers_that_join_take_part_and_end_with_the_pool() -> Result<()> {
         let worker = thread::spawn(move || Pool::worker(&endpoint).workers(2).run());
         assert_eq!(pool.map(square, 0..50_000)?.len(), 50_000);
         assert_eq!(pool.apply(loaded, (0,))?, 7);
-        let pids: HashSet<u32> = pool.tasks(nap).chunksize(1).map(vec![20; 20])?.into_iter().collect();
+        let pids: HashSet<u32> = pool
+            .tasks(nap)
+            .chunksize(1)
+            .map(vec![20; 20])?
+            .into_iter()
+            .collect();
         assert_eq!(pids.len(), 2);
-        let error = pool.apply(unlucky, (13,)).expect_err("its worker dies each time");
+        let error = pool
+            .apply(unlucky, (13,))
+            .expect_err("its worker dies each time");
         assert!(matches!(error, Error::WorkerDied { .. }), "{error:?}");
         assert_eq!(pool.apply(square, (5,))?, 25);
         pool.join()?;

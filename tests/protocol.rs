@@ -10,10 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use procession::command::{CommandResult, Job, Mode, Template};
 use procession::pipeline::{Ventilator, status};
+use procession::wire::block;
 use procession::wire::frame::{
-    Ack, Again, Batch, Credit, Done, Goodbye, Heartbeat, Hello, Kept, MAGIC, MAX_FRAME, Message,
-    PART_SIZE, Part, PeerState, Pill, Place, Refused, ResultEntry, SinkAt, State, StatusRequest,
-    TaskList, VERSION, Welcome, decode, encode, encode_part, kind,
+    Ack, Again, Ask, Batch, Confirm, Confirmed, Credit, Done, Goodbye, Heartbeat, Hello, Kept,
+    MAGIC, MAX_FRAME, Message, PART_SIZE, Part, PeerState, Pill, Place, Refused, ResultEntry, Role,
+    Room, SinkAt, State, StatusRequest, TaskList, VERSION, Want, Welcome, decode, encode,
+    encode_part, kind,
 };
 use proptest::prelude::*;
 
@@ -23,6 +25,108 @@ const SINK: u64 = 0xc1c2_c3c4_c5c6_c7c8;
 
 /// The messages of the examples, by the names that they have on the page.
 fn examples() -> BTreeMap<&'static str, Vec<u8>> {
+    let mut all = pipeline_examples();
+    all.extend(queue_examples());
+    all
+}
+
+/// Two items, `1` and `"ab"`, in a block.
+fn block_of_two() -> Bytes {
+    let mut block = Vec::new();
+    for item in [&[0x01][..], &[0xa2, 0x61, 0x62]] {
+        let pushed = block::push(&mut block, |out| {
+            out.extend_from_slice(item);
+            Ok::<(), ()>(())
+        });
+        assert_eq!(pushed, Ok(item.len()));
+    }
+    block.into()
+}
+
+fn queue_examples() -> BTreeMap<&'static str, Vec<u8>> {
+    let ask = |kind| Ask {
+        kind,
+        run: RUN,
+        number: 3,
+        inside: 0,
+        unfinished: 0,
+    };
+    BTreeMap::from([
+        ("HELLO of a member", {
+            let hello = hello_of_a_worker();
+            encode(&Hello {
+                role: Role::Member as u8,
+                run: 0,
+                slots: 0,
+                held: Vec::new(),
+                ..hello
+            })
+        }),
+        ("ITEMS", {
+            let mut batch = Batch::items(RUN);
+            batch.push_task(7, 1, 2, &Place::Inline(block_of_two()));
+            batch.push_task(8, 1, 0, &Place::Parts(2 << 20));
+            batch.finish()
+        }),
+        ("PUT", {
+            let mut batch = Batch::puts(RUN, WORKER, 1, true);
+            batch.push_put(4, 2, &Place::Inline(block_of_two()));
+            batch.finish()
+        }),
+        (
+            "ROOM",
+            encode(&Room {
+                kind: kind::ROOM,
+                run: RUN,
+                accepted: 4,
+                items: 100,
+                want: 2,
+                link: 1,
+                absorbed: 300,
+                closed: false,
+            }),
+        ),
+        (
+            "WANT",
+            encode(&Want {
+                kind: kind::WANT,
+                run: RUN,
+                items: 101,
+                number: 3,
+            }),
+        ),
+        (
+            "CONFIRM",
+            encode(&Confirm {
+                kind: kind::CONFIRM,
+                run: RUN,
+                answer: false,
+                blocks: vec![Confirmed {
+                    id: 7,
+                    attempt: 1,
+                    kept: 2,
+                    taken: 2,
+                    done: 1,
+                }],
+            }),
+        ),
+        ("ASK", encode(&ask(kind::ASK))),
+        ("JOIN", encode(&ask(kind::JOIN))),
+        ("SHUTDOWN", encode(&ask(kind::SHUTDOWN))),
+        ("DROP", encode(&ask(kind::DROP))),
+        (
+            "ANSWER",
+            encode(&Ask {
+                kind: kind::ANSWER,
+                inside: 12,
+                unfinished: 14,
+                ..ask(0)
+            }),
+        ),
+    ])
+}
+
+fn pipeline_examples() -> BTreeMap<&'static str, Vec<u8>> {
     BTreeMap::from([
         ("HELLO of a worker", encode(&hello_of_a_worker())),
         ("HELLO of a sink", encode(&hello_of_a_sink())),
@@ -357,6 +461,24 @@ fn encode_again(message: &Message) -> Vec<u8> {
         Message::Ack(m) => encode(m),
         Message::Status(m) => encode(m),
         Message::State(m) => encode(m),
+        Message::Items(m) => {
+            let mut batch = Batch::items(m.run);
+            for entry in &m.entries {
+                batch.push_task(entry.id, entry.attempt, entry.items, &entry.place);
+            }
+            batch.finish()
+        }
+        Message::Put(m) => {
+            let mut batch = Batch::puts(m.run, m.peer, m.link, m.prompt);
+            for entry in &m.entries {
+                batch.push_put(entry.number, entry.items, &entry.place);
+            }
+            batch.finish()
+        }
+        Message::Room(m) => encode(m),
+        Message::Want(m) => encode(m),
+        Message::Confirm(m) => encode(m),
+        Message::Ask(m) | Message::Answer(m) => encode(m),
         Message::OtherVersion(_) => Vec::new(),
     }
 }
@@ -388,7 +510,7 @@ fn the_page_has_the_bytes_of_every_message() -> Result<(), Box<dyn std::error::E
     );
     let kinds: std::collections::BTreeSet<u8> = examples.values().map(|bytes| bytes[1]).collect();
     assert!(
-        kinds.into_iter().eq(1..=kind::LAST),
+        kinds.into_iter().eq(1..=kind::ANSWER),
         "a kind has no example"
     );
     Ok(())

@@ -2,9 +2,9 @@
 //! much more it can take.
 
 mod credit;
-mod inbox;
+pub(in crate::hub) mod inbox;
 mod joining;
-mod lane;
+pub(in crate::hub) mod lane;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -121,6 +121,11 @@ impl Dial {
         }
     }
 
+    /// Whether there was a connection and it is lost.
+    pub(crate) const fn is_lost(&self) -> bool {
+        self.link_lost
+    }
+
     pub(crate) fn is_greeting(&self) -> bool {
         self.hello_at.is_some()
     }

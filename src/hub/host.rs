@@ -10,6 +10,7 @@ mod dispatch;
 mod ending;
 mod heartbeat;
 mod links;
+mod members;
 mod sink;
 mod state;
 
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+pub(crate) use ending::CREATOR_LEFT;
 pub use ending::Summary;
 pub(crate) use state::Orders;
 
@@ -28,7 +30,7 @@ use super::ledger::Ledger;
 use super::outbox::Outbox;
 use crate::error::{Error, Result};
 use crate::wire::endpoint::Endpoint;
-use crate::wire::frame::{PeerId, RunId};
+use crate::wire::frame::{PeerId, QueueInfo, RunId};
 use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::socket::{Kind, Socket, poll};
 use crate::wire::wake::Waker;
@@ -54,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) job: Vec<u8>,
     pub(crate) title: String,
     pub(crate) tries: u32,
+    /// It is a queue.
+    pub(crate) queue: Option<QueueInfo>,
     /// After how many deaths alone a task is given up.
     pub(crate) deaths: u8,
 }
@@ -119,6 +123,10 @@ pub(crate) struct Host {
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
+    members: Option<members::Members>,
+    /// Since when a queue's creator has left, and how many items it left behind.
+    left_at: Option<Instant>,
+    dropped: u64,
 }
 
 impl Host {
@@ -137,39 +145,44 @@ impl Host {
         settings.binds.clone_from(&bound);
         let now = Instant::now();
         let run = settings.run;
+        let queue = settings.queue;
         let mut ledger = Ledger::new();
         ledger.set_deaths(settings.deaths);
-        Ok((
-            Self {
-                settings,
-                control,
-                dir,
-                machine: machine_id(),
-                waker,
-                intake,
-                orders,
-                ledger,
-                peers: FxHashMap::default(),
-                routes: HashMap::new(),
-                sink: None,
-                had_sink: false,
-                had_worker: false,
-                verdicts: Outbox::new(run, 0),
-                started: now,
-                lanes_made: 0,
-                closing: None,
-                cause: 0,
-                killed: false,
-                abandoned: false,
-                held_back: false,
-                intake_since: None,
-                died: Vec::new(),
-                alone_since: now,
-                sinkless_since: now,
-                error: None,
-            },
-            bound,
-        ))
+        let mut host = Self {
+            settings,
+            control,
+            dir,
+            machine: machine_id(),
+            waker,
+            intake,
+            orders,
+            ledger,
+            peers: FxHashMap::default(),
+            routes: HashMap::new(),
+            sink: None,
+            had_sink: false,
+            had_worker: false,
+            verdicts: Outbox::new(run, 0),
+            started: now,
+            lanes_made: 0,
+            closing: None,
+            cause: 0,
+            killed: false,
+            abandoned: false,
+            held_back: false,
+            intake_since: None,
+            died: Vec::new(),
+            alone_since: now,
+            sinkless_since: now,
+            error: None,
+            members: queue.map(members::Members::new),
+            left_at: None,
+            dropped: 0,
+        };
+        if queue.is_some() {
+            host.bind_puts()?;
+        }
+        Ok((host, bound))
     }
 
     fn now(&self) -> Duration {
@@ -209,6 +222,8 @@ impl Host {
                 sockets.extend(self.sink.as_ref().map(|sink| &sink.acks));
                 sockets.extend(self.verdicts.socket.as_ref());
                 sockets.extend(self.peers.values().map(|peer| &peer.lane.socket));
+                let members = self.members.iter();
+                sockets.extend(members.flat_map(|members| members.puts.iter().map(|(_, put)| put)));
                 poll(&sockets, &self.waker, timeout)?
             };
             let now = Instant::now();
@@ -230,14 +245,17 @@ impl Host {
             if control_ready {
                 self.read_control();
             }
+            self.read_puts();
             // Links last: what a peer said before it went counts.
             if ready.iter().any(|&(_, link)| link) {
                 self.read_links();
             }
             self.read_intake();
+            self.drop_waiting();
             self.ledger.deal();
             self.act();
             self.flush();
+            self.serve_members(now);
             if now >= next_tick {
                 next_tick = now + tick;
                 self.tick(now);
@@ -254,7 +272,7 @@ impl Host {
     }
 
     fn read_intake(&mut self) {
-        if self.ledger.has_ended() || self.ledger.is_halted() {
+        if self.members.is_some() || self.ledger.has_ended() || self.ledger.is_halted() {
             return;
         }
         let room = self.ledger.room();

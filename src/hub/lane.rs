@@ -18,6 +18,8 @@ pub(crate) struct Lane {
     /// As the consumer is told.
     pub(crate) address: Endpoint,
     transport: Transport,
+    /// Carries blocks of a queue instead of tasks.
+    of_items: bool,
     /// Its consumer is connected.
     pub(crate) up: bool,
     unbound: bool,
@@ -36,10 +38,22 @@ const SMALL: usize = 4096;
 struct Leased {
     id: TaskId,
     attempt: u32,
-    tries_left: u32,
+    /// A task's tries that are left, or how many items a block has.
+    extra: u32,
     body: Body,
     /// How much of a large body is out.
     offset: u64,
+}
+
+/// What became of the first task of a lane.
+#[derive(PartialEq, Eq)]
+enum Step {
+    /// It is in the batch.
+    Gone,
+    /// A part of it went out.
+    Part,
+    /// It waits for credit.
+    Waits,
 }
 
 /// A task, its attempt, and why its body cannot be read.
@@ -80,6 +94,7 @@ impl Lane {
             socket,
             address,
             transport,
+            of_items: false,
             up: transport == Transport::Inproc,
             unbound: false,
             told_last: false,
@@ -88,6 +103,12 @@ impl Lane {
             bytes: 0,
             bytes_limit: 0,
         })
+    }
+
+    /// The same lane for blocks of a queue.
+    pub(crate) fn of_items(mut self) -> Self {
+        self.of_items = true;
+        self
     }
 
     /// What its monitor has to say. Once its consumer is there nobody else may come: the endpoint is given up, and its file.
@@ -124,12 +145,13 @@ impl Lane {
         self.bytes_limit = self.bytes_limit.max(bytes);
     }
 
-    pub(crate) fn push(&mut self, id: TaskId, attempt: u32, tries_left: u32, body: Body) {
+    /// Puts a task (`extra`: its tries left) or a block (`extra`: its items) on its way.
+    pub(crate) fn push(&mut self, id: TaskId, attempt: u32, extra: u32, body: Body) {
         self.told_last = false;
         self.queue.push_back(Leased {
             id,
             attempt,
-            tries_left,
+            extra,
             body,
             offset: 0,
         });
@@ -151,7 +173,7 @@ impl Lane {
     /// Sends what can be sent; the tasks whose bodies cannot be read any more.
     pub(crate) fn flush(&mut self, run: RunId) -> Vec<Unreadable> {
         let mut unreadable = Vec::new();
-        let mut batch = Batch::tasks(run);
+        let mut batch = self.batch(run);
         while self.up && !self.queue.is_empty() {
             match self.step(&mut batch, run) {
                 Ok(true) => {}
@@ -163,13 +185,29 @@ impl Lane {
                 }
             }
         }
-        send_batch(&self.socket, &mut batch, run);
+        self.send_batch(&mut batch, run);
         unreadable
+    }
+
+    fn batch(&self, run: RunId) -> Batch {
+        if self.of_items {
+            Batch::items(run)
+        } else {
+            Batch::tasks(run)
+        }
+    }
+
+    fn send_batch(&self, batch: &mut Batch, run: RunId) {
+        if !batch.is_empty() {
+            let full = std::mem::replace(batch, self.batch(run));
+            // A lane that is up takes everything; one that has just gone down is reported by its monitor, and its leases handed on.
+            self.socket.send(full.finish());
+        }
     }
 
     /// Puts the first task, or its next part, on its way; `false` when it must wait for credit.
     fn step(&mut self, batch: &mut Batch, run: RunId) -> std::io::Result<bool> {
-        let Some(first) = self.queue.front_mut() else {
+        let Some(mut first) = self.queue.pop_front() else {
             return Ok(false);
         };
         let len = first.body.len();
@@ -177,13 +215,26 @@ impl Lane {
             && bytes.len() <= SMALL
         {
             if batch.is_full_for(bytes.len()) {
-                send_batch(&self.socket, batch, run);
+                self.send_batch(batch, run);
             }
-            batch.push_inline_task(first.id, first.attempt, first.tries_left, bytes);
+            batch.push_inline_task(first.id, first.attempt, first.extra, bytes);
             self.bytes += len;
-            self.queue.pop_front();
             return Ok(true);
         }
+        let sent = self.step_large(&mut first, batch, run);
+        if !matches!(sent, Ok(Step::Gone)) {
+            self.queue.push_front(first);
+        }
+        sent.map(|step| step != Step::Waits)
+    }
+
+    fn step_large(
+        &mut self,
+        first: &mut Leased,
+        batch: &mut Batch,
+        run: RunId,
+    ) -> std::io::Result<Step> {
+        let len = first.body.len();
         let place = match &first.body {
             Body::Range { .. } if self.transport == Transport::Inproc => {
                 Place::File(first.body.clone())
@@ -202,12 +253,12 @@ impl Lane {
                 }
                 if first.offset < len {
                     if self.bytes + first.offset >= self.bytes_limit {
-                        return Ok(false);
+                        return Ok(Step::Waits);
                     }
                     // Its parts go before its entry, and must not overtake the entries before it.
-                    send_batch(&self.socket, batch, run);
+                    self.send_batch(batch, run);
                     send_part(&self.socket, first, run)?;
-                    return Ok(true);
+                    return Ok(Step::Part);
                 }
                 Place::Parts(len)
             }
@@ -217,24 +268,15 @@ impl Lane {
             _ => 0,
         };
         if batch.is_full_for(inline) {
-            send_batch(&self.socket, batch, run);
+            self.send_batch(batch, run);
         }
-        batch.push_task(first.id, first.attempt, first.tries_left, &place);
+        batch.push_task(first.id, first.attempt, first.extra, &place);
         self.bytes += len;
-        self.queue.pop_front();
-        Ok(true)
+        Ok(Step::Gone)
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty()
-    }
-}
-
-fn send_batch(socket: &Socket, batch: &mut Batch, run: RunId) {
-    if !batch.is_empty() {
-        let full = std::mem::replace(batch, Batch::tasks(run));
-        // A lane that is up takes everything; one that has just gone down is reported by its monitor, and its leases handed on.
-        socket.send(full.finish());
     }
 }
 

@@ -13,6 +13,7 @@
 //!                      died so three times: Condemned, reported failed
 //! ```
 
+mod blocks;
 mod holder;
 mod leases;
 mod membership;
@@ -82,6 +83,11 @@ pub enum Gone {
 #[derive(Debug)]
 struct Task {
     body: Body,
+    /// How many items of a queue it is a block of; 0 for what is one whole.
+    items: u32,
+    /// How many of these its holder's program has taken, and how many it is done with.
+    taken: u32,
+    done: u32,
     tries_left: u32,
     attempt: u32,
     state: State,
@@ -131,6 +137,10 @@ pub struct Ledger {
     ended: bool,
     halted: bool,
     totals: Totals,
+    /// Items of blocks: how many were put, taken by a program, and done with.
+    items_put: u64,
+    items_taken: u64,
+    items_done: u64,
     pub(super) actions: Vec<Action>,
 }
 
@@ -159,6 +169,9 @@ impl Ledger {
             ended: false,
             halted: false,
             totals: Totals::default(),
+            items_put: 0,
+            items_taken: 0,
+            items_done: 0,
             actions: Vec::new(),
         }
     }
@@ -167,15 +180,24 @@ impl Ledger {
 
     /// Adds the next task; its id.
     pub fn put(&mut self, body: Body, tries: u32) -> TaskId {
-        self.add(body, tries, false)
+        let id = self.add(body, tries, 0);
+        self.waiting.push_back(id);
+        self.waiting_count += 1;
+        id
     }
 
     /// Adds the next task as a suspect: it is leased to a consumer that runs nothing else.
     pub fn put_alone(&mut self, body: Body, tries: u32) -> TaskId {
-        self.add(body, tries, true)
+        let id = self.add(body, tries, 0);
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.suspect = true;
+        }
+        self.suspects.insert(id);
+        self.waiting_count += 1;
+        id
     }
 
-    fn add(&mut self, body: Body, tries: u32, suspect: bool) -> TaskId {
+    fn add(&mut self, body: Body, tries: u32, items: u32) -> TaskId {
         let id = self.next_id;
         self.next_id += 1;
         self.memory += body.in_memory() as u64;
@@ -184,20 +206,17 @@ impl Ledger {
             id,
             Task {
                 body,
+                items,
+                taken: 0,
+                done: 0,
                 tries_left: tries.saturating_sub(1),
                 attempt: 0,
                 state: State::Waiting,
                 deaths_near: 0,
                 deaths_alone: 0,
-                suspect,
+                suspect: false,
             },
         );
-        if suspect {
-            self.suspects.insert(id);
-        } else {
-            self.waiting.push_back(id);
-        }
-        self.waiting_count += 1;
         id
     }
 

@@ -24,6 +24,11 @@
 //! | `consumer/joining` | its hello, what it holds, its welcome |
 //! | `consumer/lane` | tasks come in, unstarted ones go back |
 //! | `consumer/credit` | how much more it can take |
+//! | `host/members` | a queue's members: what they put, their room, their questions |
+//! | `member` | one process at a queue: its event loop |
+//! | `member/putting` | items on their way to the host, in blocks |
+//! | `member/getting` | items that came, and how far they are taken |
+//! | `member/asking` | what only the host knows |
 //! | `outbox` | results on their way to the sink, kept until acknowledged |
 //! | `hand_over` | large bodies between roles of one process |
 //! | `lane` | one consumer's private PUSH→PULL, with its byte credit |
@@ -37,5 +42,6 @@ pub(crate) mod host;
 pub(crate) mod intake;
 pub(crate) mod lane;
 pub mod ledger;
+pub(crate) mod member;
 pub(crate) mod outbox;
 pub(crate) mod task_table;

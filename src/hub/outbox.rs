@@ -304,7 +304,7 @@ pub(crate) const fn cost(inline: usize) -> u64 {
 }
 
 /// The endpoint of the sink's that is nearest to how we came ourselves.
-fn choose(endpoints: &[String], dialled: &Endpoint) -> Option<Endpoint> {
+pub(crate) fn choose(endpoints: &[String], dialled: &Endpoint) -> Option<Endpoint> {
     let all: Vec<Endpoint> = endpoints
         .iter()
         .filter_map(|text| text.parse().ok())

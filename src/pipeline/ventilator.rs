@@ -188,6 +188,7 @@ impl VentilatorBuilder {
             job: self.job,
             title: self.title,
             tries: self.tries,
+            queue: None,
             deaths: self.deaths,
         };
         let (host, endpoints) = Host::bind(

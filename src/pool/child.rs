@@ -292,8 +292,8 @@ impl Caller<'_> {
         {
             return entry.clone();
         }
-        let found = registry::find(name)
-            .map_err(|error| Fault::new(kind::UNKNOWN, error.to_string()));
+        let found =
+            registry::find(name).map_err(|error| Fault::new(kind::UNKNOWN, error.to_string()));
         self.known = Some((name.to_owned(), found.clone()));
         found
     }

@@ -283,7 +283,8 @@ impl<'a> Iterator for Results<'a> {
             self.bytes = &[];
             Err(Fault::new(
                 kind::OUTPUT,
-                "the worker's answer cannot be read; are both sides of the same version?".to_owned(),
+                "the worker's answer cannot be read; are both sides of the same version?"
+                    .to_owned(),
             ))
         }))
     }
@@ -295,7 +296,10 @@ mod tests {
 
     #[test]
     fn a_chunk_reads_as_it_was_written_and_so_do_parts_of_it() {
-        let manner = Manner { limit: 70_000, cut: 3 };
+        let manner = Manner {
+            limit: 70_000,
+            cut: 3,
+        };
         let mut entries = Entries::arguments("module::square", manner);
         for n in 0..300u32 {
             entries.push(&n.to_be_bytes());
@@ -304,12 +308,21 @@ mod tests {
         let chunk = Chunk::read(&bytes).expect("a chunk");
         assert_eq!((chunk.name, chunk.manner), ("module::square", manner));
         assert_eq!(chunk.arguments.left(), 300);
-        assert!(chunk.arguments.clone().enumerate().all(|(n, bytes)| bytes == (n as u32).to_be_bytes()));
+        assert!(
+            chunk
+                .arguments
+                .clone()
+                .enumerate()
+                .all(|(n, bytes)| bytes == (n as u32).to_be_bytes())
+        );
         assert_eq!(chunk.arguments.count(), 300);
         let other = part(&bytes, Manner::default(), 298, 300).expect("a part");
         let read = Chunk::read(&other).expect("a chunk");
         assert_eq!(read.manner, Manner::default());
-        assert_eq!(read.arguments.collect::<Vec<_>>(), [298u32.to_be_bytes(), 299u32.to_be_bytes()]);
+        assert_eq!(
+            read.arguments.collect::<Vec<_>>(),
+            [298u32.to_be_bytes(), 299u32.to_be_bytes()]
+        );
         assert!(part(&bytes, manner, 299, 301).is_err());
     }
 

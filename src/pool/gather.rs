@@ -40,7 +40,9 @@ pub(super) fn gather(pool: &Arc<Inner>, mut sink: Sink<Body>) {
     let why = loop {
         // A pool without processes of its own looks from time to time whether anybody is there.
         let next = match pool.patience {
-            None => sink.get().map(|outcome| outcome.map_or(Got::Ended, |it| Got::Outcome(Box::new(it)))),
+            None => sink
+                .get()
+                .map(|outcome| outcome.map_or(Got::Ended, |it| Got::Outcome(Box::new(it)))),
             Some(_) => sink.get_timeout(GLANCE),
         };
         match next {
@@ -159,7 +161,10 @@ fn returned(
 fn died(pool: &Arc<Inner>, entry: Entry, pid: u32, host: &str, how: String, news: &mut News) {
     let rules = &entry.job.rules;
     if entry.left == 0 {
-        log::warn!("{} is given up: worker process {pid} on {host} {how}", rules.task);
+        log::warn!(
+            "{} is given up: worker process {pid} on {host} {how}",
+            rules.task
+        );
         let attempt = rules.retries + 1;
         let host = host.to_owned();
         return lost(

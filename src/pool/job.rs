@@ -226,7 +226,12 @@ impl Job {
 
     /// What has arrived since it was asked last; waits until no more than `most` calls are under way, or all are done, but not if
     /// something is there and `any` is enough. Empty when all was given, or the deadline has passed.
-    pub(super) fn take(&self, most: u64, any: bool, deadline: Option<Instant>) -> VecDeque<Segment> {
+    pub(super) fn take(
+        &self,
+        most: u64,
+        any: bool,
+        deadline: Option<Instant>,
+    ) -> VecDeque<Segment> {
         let mut state = self.state();
         loop {
             let enough = state.calls <= most || (any && !state.arrived.is_empty());
@@ -358,7 +363,11 @@ impl Reader {
 
     /// The next call's value.
     pub(super) fn next<O: DeserializeOwned>(&mut self, rules: &Rules) -> Option<Result<O>> {
-        let left = self.segment.calls.checked_sub(self.read).filter(|&n| n > 0)?;
+        let left = self
+            .segment
+            .calls
+            .checked_sub(self.read)
+            .filter(|&n| n > 0)?;
         let index = self.index();
         self.read += 1;
         match &self.segment.what {
@@ -382,7 +391,8 @@ impl Reader {
         let first = self.index();
         match &self.segment.what {
             What::Lost(lost) => {
-                (first..first + u64::from(left)).for_each(|index| each(index, Err(lost.error(rules, index))));
+                (first..first + u64::from(left))
+                    .for_each(|index| each(index, Err(lost.error(rules, index))));
             }
             What::Result(bytes) => {
                 let results = Results::resume(bytes, self.at, left);

@@ -95,9 +95,9 @@ impl<'p, T: Task> Tasks<'p, T> {
     }
 
     fn job(&self, chunksize: Option<u32>, on_done: Option<OnDone>) -> Arc<Job> {
-        let limit = self
-            .time_limit
-            .map_or(0, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1));
+        let limit = self.time_limit.map_or(0, |limit| {
+            u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1)
+        });
         Job::new(
             Rules {
                 task: T::NAME,
@@ -152,11 +152,7 @@ impl<'p, T: Task> Tasks<'p, T> {
         self.begin_one(args, Some(on_done))
     }
 
-    fn begin_one(
-        &self,
-        args: T::Args,
-        on_done: Option<OnDone>,
-    ) -> Result<AsyncResult<T::Output>> {
+    fn begin_one(&self, args: T::Args, on_done: Option<OnDone>) -> Result<AsyncResult<T::Output>> {
         let inner = self.inner();
         inner.table.check_open().map_err(|end| end.error())?;
         let job = self.job(Some(1), on_done);
@@ -189,7 +185,8 @@ impl<'p, T: Task> Tasks<'p, T> {
         let _feeding = inner.table.begin_feeding().map_err(|end| end.error())?;
         let job = self.job(self.chunksize, None);
         let items = items.into_iter();
-        let mut values: Vec<Option<T::Output>> = Vec::with_capacity(items.size_hint().0.min(1 << 20));
+        let mut values: Vec<Option<T::Output>> =
+            Vec::with_capacity(items.size_hint().0.min(1 << 20));
         let mut first_error: Option<(u64, Error)> = None;
         let mut feed = Feed::new(Arc::clone(inner), Arc::clone(&job), items);
         loop {

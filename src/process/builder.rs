@@ -6,9 +6,10 @@ use std::io;
 use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::Signal;
 use serde::Serialize;
 
-use super::channel::{Channel, Order};
+use super::channel::{Answer, Channel, Order};
 use super::child::Child;
 use super::children::{children, send};
 use super::identity::{as_parent, current_process, next_child};
@@ -187,7 +188,12 @@ impl Builder {
         let pid = start::start(&theirs, [stdin, stdout, stderr], &self.variables)?;
         drop(theirs);
         let child = Arc::new(Child::new(pid, name, self.is_daemon));
-        children.add(Arc::clone(&child), ours, outgoing)?;
+        if let Err(error) = children.add(Arc::clone(&child), ours, outgoing) {
+            // Nobody would watch it.
+            let _ = child.signal(Signal::KILL);
+            child.reap(Answer::Nothing);
+            return Err(error);
+        }
         Ok(Process {
             stdin: our_stdin.map(Into::into),
             stdout: our_stdout.map(Into::into),

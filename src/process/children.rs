@@ -169,7 +169,16 @@ impl Children {
             let _ = epoll::modify(&self.epoll, &channel.0, channel_data(key), EventFlags::IN);
         }
         let may_read = EventFlags::IN | EventFlags::HUP | EventFlags::ERR;
-        if flags.intersects(may_read) && link.incoming.read(channel) == Progress::End {
+        if !flags.intersects(may_read) {
+            return;
+        }
+        // A header, and a piece of what follows it; then it is the next child's turn.
+        let first = link.incoming.read(channel);
+        let progress = match first {
+            Progress::More => link.incoming.read(channel),
+            other => other,
+        };
+        if progress == Progress::End {
             let _ = epoll::delete(&self.epoll, &channel.0);
             link.channel = None;
         }

@@ -97,16 +97,17 @@ pub(super) fn run_if_child() {
     }
 }
 
-/// A child that came to `main` without having been recognized, or past it, would start the whole program again and again.
+/// To be called before a child is started. A child that comes here has not run its task: this program has a `#[procession::main]`
+/// that is not what was run, as with documentation tests, of which several are one program. So the task is run now.
+///
+/// # Errors
+/// When the hook was not called, so that the whole program would be started again and again.
 pub(super) fn check_that_children_are_known() -> io::Result<()> {
-    let waits = TAKEN
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .is_some();
-    match waits || std::env::var_os(start::VARIABLE).is_some() {
-        false => Ok(()),
-        true => Err(io::Error::other(
-            "this process is a child itself and has not run its task; the function with #[procession::main] must be the program's main",
+    run_if_child();
+    match std::env::var_os(start::VARIABLE) {
+        None => Ok(()),
+        Some(_) => Err(io::Error::other(
+            "this process is a child itself and has not run its task: the program was linked without what is called before main",
         )),
     }
 }

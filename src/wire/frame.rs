@@ -14,6 +14,7 @@ mod batch;
 mod control;
 mod greeting;
 mod place;
+mod queue;
 mod state;
 
 use std::fmt;
@@ -26,6 +27,7 @@ pub use batch::{Batch, Part, ResultEntry, Results, TaskEntry, Tasks, encode_part
 pub use control::{Again, Credit, Done, Goodbye, Heartbeat, Pill, SinkAt, TaskList};
 pub use greeting::{Hello, Refused, Role, Welcome};
 pub use place::Place;
+pub use queue::{Ask, Confirm, Confirmed, Items, ItemsEntry, Put, PutEntry, QueueInfo, Room, Want};
 pub use state::{PeerState, State, StatusRequest};
 
 /// The version of the protocol. Who speaks another is refused with a message that names both.
@@ -84,6 +86,16 @@ pub mod kind {
     pub const STATE: u8 = 19;
     pub const STOP: u8 = 20;
     pub const LAST: u8 = 21;
+    pub const ITEMS: u8 = 22;
+    pub const PUT: u8 = 23;
+    pub const ROOM: u8 = 24;
+    pub const WANT: u8 = 25;
+    pub const CONFIRM: u8 = 26;
+    pub const ASK: u8 = 27;
+    pub const JOIN: u8 = 28;
+    pub const SHUTDOWN: u8 = 29;
+    pub const DROP: u8 = 30;
+    pub const ANSWER: u8 = 31;
 }
 
 /// Any message.
@@ -111,6 +123,14 @@ pub enum Message {
     Ack(Ack),
     Status(StatusRequest),
     State(State),
+    Items(Items),
+    Put(Put),
+    Room(Room),
+    Want(Want),
+    Confirm(Confirm),
+    /// ASK, JOIN, SHUTDOWN or DROP.
+    Ask(Ask),
+    Answer(Ask),
     /// A first message of another version: its number.
     OtherVersion(u16),
 }
@@ -172,6 +192,13 @@ pub fn decode(bytes: &Bytes) -> Result<Message, Malformed> {
         kind::ACK => Message::Ack(whole(bytes)?),
         kind::STATUS => Message::Status(whole(bytes)?),
         kind::STATE => Message::State(whole(bytes)?),
+        kind::ITEMS => Message::Items(queue::items(bytes)?),
+        kind::PUT => Message::Put(queue::put(bytes)?),
+        kind::ROOM => Message::Room(whole(bytes)?),
+        kind::WANT => Message::Want(whole(bytes)?),
+        kind::CONFIRM => Message::Confirm(whole(bytes)?),
+        kind::ASK | kind::JOIN | kind::SHUTDOWN | kind::DROP => Message::Ask(whole(bytes)?),
+        kind::ANSWER => Message::Answer(whole(bytes)?),
         other => return Err(Malformed(format!("kind {other} is not known"))),
     })
 }

@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`payload`] | a user's value ⇄ the bytes of a task or result |
+//! | [`block`] | several items of a queue in one body (pure) |
 //! | [`body`] | those bytes, in memory or in a temporary file |
 //! | [`frame`] | every message of the protocol ⇄ one MessagePack frame (pure; docs/protocol.md) |
 //! | `frame/greeting` | hello, welcome, refused |
@@ -10,6 +11,7 @@
 //! | `frame/batch` | batches of tasks and results, and parts of large bodies |
 //! | `frame/place` | where the body of an entry is |
 //! | `frame/ack` | what the sink has kept |
+//! | `frame/queue` | what a queue's host and members say |
 //! | `frame/state` | a run's state, for who asks |
 //! | [`id_set`] | sets of task ids as ranges |
 //! | [`endpoint`] | `tcp://`, `ipc://`, `inproc://`: parsed and judged |
@@ -17,6 +19,7 @@
 //! | `socket` | the only user of the `zmq` crate |
 //! | `wake` | how another thread interrupts an event loop |
 
+pub mod block;
 pub mod body;
 pub mod endpoint;
 pub mod frame;

@@ -47,16 +47,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Payload for T {
     }
 
     fn from_body(body: Body) -> Result<Self, String> {
-        let bytes = body
-            .to_bytes()
-            .map_err(|error| format!("cannot read it back: {error}"))?;
-        rmp_serde::from_slice(&bytes).map_err(|error| {
-            format!(
-                "{} bytes are not a {}: {error}",
-                bytes.len(),
-                std::any::type_name::<T>()
-            )
-        })
+        decode(&body)
     }
 }
 
@@ -68,4 +59,18 @@ impl Payload for Body {
     fn from_body(body: Body) -> Result<Self, String> {
         Ok(body)
     }
+}
+
+/// The value of these bytes.
+pub(crate) fn decode<T: DeserializeOwned>(body: &Body) -> Result<T, String> {
+    let bytes = body
+        .to_bytes()
+        .map_err(|error| format!("cannot read it back: {error}"))?;
+    rmp_serde::from_slice(&bytes).map_err(|error| {
+        format!(
+            "{} bytes are not a {}: {error}",
+            bytes.len(),
+            std::any::type_name::<T>()
+        )
+    })
 }

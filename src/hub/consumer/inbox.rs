@@ -251,7 +251,7 @@ impl Shared {
 
 /// What a body that was taken up gives back to the lane's byte credit, in bytes; one in a temporary file has given it back
 /// when it was written there.
-pub(super) fn weight(body: &Body) -> u64 {
+pub(in crate::hub) fn weight(body: &Body) -> u64 {
     match body {
         Body::File { .. } => 0,
         other => other.len(),

@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
-
 use super::inbox::Shared;
 use super::lane::Lane;
 use super::{Consumer, Settings};
@@ -15,7 +13,6 @@ use crate::hub::host::{host_name, machine_id};
 use crate::hub::outbox::Outbox;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Hello, Message, PeerId, Pill, Role, TaskId, Welcome, kind};
-use crate::wire::socket::{Kind, Socket};
 use crate::wire::wake::Waker;
 
 impl Consumer {
@@ -126,11 +123,7 @@ impl Consumer {
         let address: Endpoint = welcome.address.parse()?;
         let address =
             address.with_host_if_any(self.settings.endpoint.host().unwrap_or("127.0.0.1"));
-        let mut socket = Socket::new(Kind::Pull)?.without_reconnect();
-        if address.transport() != Transport::Inproc {
-            socket = socket.monitored()?;
-        }
-        socket.connect(&address)?;
+        let lane = Lane::connect(&address)?;
         self.dial.welcomed();
         self.run = welcome.run;
         self.outbox.set_run(welcome.run);
@@ -141,12 +134,7 @@ impl Consumer {
             inbox.lane = self.lanes;
             inbox.consumed = 0;
         }
-        self.lane = Some(Lane {
-            socket,
-            received: 0,
-            parts: FxHashMap::default(),
-            spilled: 0,
-        });
+        self.lane = Some(lane);
         self.said = None;
         self.set_sink(welcome.sink, &welcome.endpoints, welcome.window)
     }

@@ -4,24 +4,66 @@ use rustc_hash::FxHashMap;
 
 use super::Consumer;
 use super::inbox::{Assigned, weight};
+use crate::error::Result;
 use crate::hub::dial::say_malformed;
 use crate::hub::hand_over;
 use crate::hub::outbox::{Finished, error_body};
 use crate::wire::body::{Arriving, Body, IN_MEMORY};
+use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Message, Part, Place, TaskId, TaskList, kind};
-use crate::wire::socket::{LinkEvent, Socket};
+use crate::wire::socket::{Kind, LinkEvent, Socket};
 
-pub(super) struct Lane {
-    pub(super) socket: Socket,
-    pub(super) received: u64,
+pub(in crate::hub) struct Lane {
+    pub(in crate::hub) socket: Socket,
+    /// How many tasks or items came.
+    pub(in crate::hub) received: u64,
     /// Bodies that come in parts.
-    pub(super) parts: FxHashMap<(TaskId, u32), Arriving>,
+    parts: FxHashMap<(TaskId, u32), Arriving>,
     /// Bytes of parts that went to a temporary file and hold no memory.
-    pub(super) spilled: u64,
+    pub(in crate::hub) spilled: u64,
 }
 
 impl Lane {
-    fn add(&mut self, part: &Part) {
+    /// Pulls from the lane at `address`.
+    pub(in crate::hub) fn connect(address: &Endpoint) -> Result<Self> {
+        let mut socket = Socket::new(Kind::Pull)?.without_reconnect();
+        if address.transport() != Transport::Inproc {
+            socket = socket.monitored()?;
+        }
+        socket.connect(address)?;
+        Ok(Self {
+            socket,
+            received: 0,
+            parts: FxHashMap::default(),
+            spilled: 0,
+        })
+    }
+
+    /// The body of an entry that has come; or why it is not there. `local`: the other end is in this process.
+    pub(in crate::hub) fn body(
+        &mut self,
+        key: (TaskId, u32),
+        place: Place,
+        local: bool,
+    ) -> std::result::Result<Body, String> {
+        match place {
+            Place::Inline(bytes) => Ok(Body::Memory(bytes)),
+            // Only of our own process a path is believed.
+            Place::File(body) if local => Ok(body),
+            Place::Parts(len) => self.parts.remove(&key).unwrap_or_default().finish(len),
+            Place::Handed(number) => match hand_over::take(number) {
+                Some(body) => {
+                    // A body in a file is in nobody's memory.
+                    self.spilled += body.len() - weight(&body);
+                    Ok(body)
+                }
+                None => Err("it was handed over and is not there".to_owned()),
+            },
+            Place::File(_) | Place::Error(_) => Err("it is not here".to_owned()),
+        }
+    }
+
+    pub(in crate::hub) fn add(&mut self, part: &Part) {
         let key = (part.id, part.attempt);
         let arriving = self.parts.entry(key).or_default();
         let before = arriving.len();
@@ -50,35 +92,10 @@ impl Consumer {
                     for entry in tasks.entries {
                         lane.received += 1;
                         let key_of = (entry.id, entry.attempt);
-                        let body = match entry.place {
-                            Place::Inline(bytes) => Body::Memory(bytes),
-                            // Only of our own process a path is believed.
-                            Place::File(body) if self.shared.local => body,
-                            Place::Parts(len) => {
-                                match lane.parts.remove(&key_of).unwrap_or_default().finish(len) {
-                                    Ok(body) => body,
-                                    Err(why) => {
-                                        lost.push((key_of, why));
-                                        continue;
-                                    }
-                                }
-                            }
-                            Place::Handed(key) => match hand_over::take(key) {
-                                Some(body) => {
-                                    // A body in a file is in nobody's memory.
-                                    lane.spilled += body.len() - weight(&body);
-                                    body
-                                }
-                                None => {
-                                    lost.push((
-                                        key_of,
-                                        "it was handed over and is not there".to_owned(),
-                                    ));
-                                    continue;
-                                }
-                            },
-                            Place::File(_) | Place::Error(_) => {
-                                lost.push((key_of, "it is not here".to_owned()));
+                        let body = match lane.body(key_of, entry.place, self.shared.local) {
+                            Ok(body) => body,
+                            Err(why) => {
+                                lost.push((key_of, why));
                                 continue;
                             }
                         };

@@ -26,7 +26,9 @@ impl Host {
         if hello.peer == 0 {
             return self.refuse(route, "it has no id".to_owned(), false);
         }
-        if self.closing.is_some() {
+        if self.closing.is_some()
+            && (self.members.is_none() || self.left_at.is_some() || hello.slots > 0)
+        {
             self.control.send_to(route, self.pill(kind::PILL));
             return;
         }
@@ -38,6 +40,12 @@ impl Host {
             );
         };
         match hello.role {
+            role if role == Role::Member as u8 => self.on_member_hello(route, via, hello),
+            _ if self.members.is_some() => self.refuse(
+                route,
+                "a queue is here and no pipeline; give the endpoint of a ventilator".to_owned(),
+                false,
+            ),
             role if role == Role::Worker as u8 => self.on_worker(route, via, hello),
             role if role == Role::Sink as u8 => self.on_sink(route, address, via, hello),
             other => self.refuse(route, format!("role {other} is not known"), false),
@@ -45,10 +53,27 @@ impl Host {
     }
 
     fn on_worker(&mut self, route: &[u8], via: Transport, hello: Hello) {
-        let lane = match self.new_lane(via) {
-            Ok(lane) => lane,
+        let address = match self.admit(route, via, &hello) {
+            Ok(address) => address,
             Err(error) => return self.refuse(route, format!("no lane for it: {error}"), true),
         };
+        let welcome = Welcome {
+            peer: hello.peer,
+            address: address.with_any_host().to_string(),
+            ..self.welcome()
+        };
+        self.control.send_to(route, frame::encode(&welcome));
+    }
+
+    /// A consumer joins, for the first time or again, and gets a lane: where that is.
+    pub(super) fn admit(
+        &mut self,
+        route: &[u8],
+        via: Transport,
+        hello: &Hello,
+    ) -> Result<Endpoint> {
+        let lane = self.new_lane(via)?;
+        let address = lane.address.clone();
         let id = hello.peer;
         log::info!(
             "worker {id:016x} joins: {} slots, process {} on {}",
@@ -68,20 +93,12 @@ impl Host {
         }
         self.had_worker = true;
         self.routes.insert(route.to_vec(), id);
-        let welcome = Welcome {
-            peer: id,
-            address: lane.address.clone().with_any_host().to_string(),
-            acked: Vec::new(),
-            resumed: false,
-            ack: 0,
-            ..self.welcome()
-        };
         self.peers.insert(
             id,
             Peer {
                 route: route.to_vec(),
                 slots,
-                host: hello.host,
+                host: hello.host.clone(),
                 pid: hello.pid,
                 same_machine: via != Transport::Tcp || hello.machine == self.machine,
                 lane,
@@ -91,7 +108,7 @@ impl Host {
                 relayed: Instant::now(),
             },
         );
-        self.control.send_to(route, frame::encode(&welcome));
+        Ok(address)
     }
 
     pub(super) fn welcome(&self) -> Welcome {
@@ -122,14 +139,18 @@ impl Host {
 
     fn new_lane(&mut self, via: Transport) -> Result<Lane> {
         self.lanes_made += 1;
-        Lane::bind(
+        let lane = Lane::bind(
             via,
             self.lane_host(),
             self.settings.ports,
             self.dir.path(),
             self.lanes_made,
             self.settings.run,
-        )
+        )?;
+        Ok(match self.members {
+            Some(_) => lane.of_items(),
+            None => lane,
+        })
     }
 
     /// Lanes listen on the interface that control listens on.

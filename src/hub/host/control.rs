@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Host, TURN};
 use crate::hub::ledger::Gone;
 use crate::wire::frame::{
-    self, Again, Credit, Goodbye, Heartbeat, Message, Refused, TaskList, kind,
+    self, Again, Ask, Confirm, Credit, Goodbye, Heartbeat, Message, Refused, TaskList, Want, kind,
 };
 
 /// The cause of a run whose output was closed: the number of SIGPIPE.
@@ -55,6 +55,9 @@ impl Host {
             | Message::Heartbeat(Heartbeat { run, .. })
             | Message::Returned(TaskList { run, .. })
             | Message::Again(Again { run, .. })
+            | Message::Want(Want { run, .. })
+            | Message::Confirm(Confirm { run, .. })
+            | Message::Ask(Ask { run, .. })
             | Message::Goodbye(Goodbye { run, .. }) => *run,
             other => {
                 log::debug!("ignored on control: {other:?}");
@@ -101,7 +104,16 @@ impl Host {
             }
             return;
         };
+        if self.on_queue(id, route, &message) {
+            let now = self.now();
+            self.ledger.heard(id, now);
+            return;
+        }
         let now = self.now();
+        let only_puts = self.members.is_some() && !self.peers.contains_key(&id);
+        if only_puts && !matches!(message, Message::Goodbye(_)) {
+            return;
+        }
         if !self.ledger.heard(id, now) && !matches!(message, Message::Goodbye(_)) {
             // Given up as silent, and there it is: it must say what it still holds.
             self.control.send_to(route, rejoin);

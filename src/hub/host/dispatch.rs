@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::{HOLD_BACK, Host};
 use super::state::Verdict;
+use super::{HOLD_BACK, Host};
 use crate::hub::ledger::Action;
 use crate::hub::outbox::{Finished, error_body};
 use crate::wire::frame::{self, Done, TaskList, kind};
@@ -22,7 +22,11 @@ impl Host {
                     };
                     for (id, attempt, tries_left) in tasks {
                         if let Some(body) = self.ledger.body(id) {
-                            peer.lane.push(id, attempt, tries_left, body.clone());
+                            let extra = match self.members {
+                                Some(_) => self.ledger.items(id),
+                                None => tries_left,
+                            };
+                            peer.lane.push(id, attempt, extra, body.clone());
                         }
                     }
                 }
@@ -98,7 +102,8 @@ impl Host {
     pub(super) fn flush(&mut self) {
         let run = self.settings.run;
         let mut unreadable = Vec::new();
-        let no_more = self.ledger.has_ended() && self.ledger.waiting() == 0;
+        let no_more =
+            self.members.is_none() && self.ledger.has_ended() && self.ledger.waiting() == 0;
         let last = self.pill(kind::LAST);
         let now = Instant::now();
         self.held_back = false;
@@ -132,6 +137,13 @@ impl Host {
             }
         }
         for (id, attempt, error) in unreadable {
+            if self.members.is_some() {
+                log::error!(
+                    "an item cannot be read back from its temporary file and is lost: {error}"
+                );
+                self.ledger.lose(id);
+                continue;
+            }
             let text = format!("task {id} cannot be read any more: {error}");
             log::error!("{text}");
             self.verdict(id, attempt, text);

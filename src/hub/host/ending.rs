@@ -9,6 +9,11 @@ use crate::wire::frame::{self, Pill, kind};
 /// Who waits for a ventilator tries to connect at least so often twice: one that others may be waiting for lives no shorter.
 const SEEN_BY_ALL: Duration = Duration::from_millis(500);
 
+/// How long a queue that ends waits for its members to say goodbye: they do so at once, if they run at all.
+const GOODBYES: Duration = Duration::from_millis(500);
+/// The cause of a queue that ended with its creator.
+pub(crate) const CREATOR_LEFT: u8 = 255;
+
 /// How a run ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,6 +32,9 @@ pub struct Summary {
 
 impl Host {
     pub(super) fn is_finished(&mut self, now: Instant) -> bool {
+        if self.members.is_some() {
+            return self.is_queue_finished(now);
+        }
         if self.closing.is_none()
             && (self.ledger.is_over() || self.error.is_some() || self.abandoned)
         {
@@ -55,6 +63,27 @@ impl Host {
             (self.settings.heartbeat * MISSED).max(Duration::from_secs(3))
         };
         all_gone || now.duration_since(since) > limit
+    }
+
+    /// A queue ends with its creator. That nobody puts any more and all is taken is told to the getters, and to those who come later.
+    fn is_queue_finished(&mut self, now: Instant) -> bool {
+        if self.left_at.is_none() && (self.may_leave(now) || self.error.is_some()) {
+            self.left_at = Some(now);
+            self.closing.get_or_insert(now);
+            self.cause = CREATOR_LEFT;
+            self.dropped = self.ledger.items_inside();
+            self.pill_all();
+            self.pill_members();
+        }
+        if let Some(since) = self.left_at {
+            let all_gone = self.peers.is_empty() && self.members_empty();
+            return all_gone || now.duration_since(since) > GOODBYES;
+        }
+        if self.closing.is_none() && (self.ledger.is_over() || self.ledger.is_drained()) {
+            self.closing = Some(now);
+            self.pill_all();
+        }
+        false
     }
 
     /// A pill on every lane, and the sink's.
@@ -93,6 +122,12 @@ impl Host {
 
     pub(super) fn summary(&self) -> Summary {
         let totals = self.ledger.totals();
+        if self.members.is_some() {
+            return Summary {
+                unfinished: self.dropped,
+                ..Summary::default()
+            };
+        }
         Summary {
             done: totals.done,
             failed: totals.failed,

@@ -22,6 +22,7 @@ impl Host {
             }
         }
         let silence = heartbeat * MISSED;
+        self.tick_members(now, &frame::encode(&beat), silence);
         for id in self.ledger.give_up_silent(self.now(), silence) {
             if let Some(peer) = self.peers.get(&id) {
                 log::warn!(
@@ -50,7 +51,7 @@ impl Host {
     }
 
     fn check_patience(&mut self, now: Instant) {
-        if self.closing.is_some() || self.error.is_some() {
+        if self.closing.is_some() || self.error.is_some() || self.members.is_some() {
             return;
         }
         let live = self.ledger.consumers().any(|(_, c)| !c.is_silent());

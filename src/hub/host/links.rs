@@ -72,7 +72,13 @@ impl Host {
     pub(super) fn remove(&mut self, id: PeerId, why: Gone) {
         if let Some(peer) = self.peers.remove(&id) {
             self.routes.remove(&peer.route);
-            if why == Gone::Died && self.closing.is_none() {
+            if why == Gone::Died && self.members.is_some() {
+                log::warn!(
+                    "process {} on {} died; what it had not confirmed goes to others",
+                    peer.pid,
+                    peer.host
+                );
+            } else if why == Gone::Died && self.closing.is_none() {
                 log::warn!(
                     "worker {id:016x} (process {} on {}) died; its tasks are handed on",
                     peer.pid,
@@ -81,7 +87,11 @@ impl Host {
                 self.died.push((id, peer.pid, peer.host));
             }
         }
-        self.ledger.gone(id, why);
+        // Items kill nobody, so there is nobody to blame.
+        let of_items = self.members.is_some();
+        self.ledger
+            .gone(id, if of_items { Gone::Left } else { why });
+        self.member_gone(id);
         if self.peers.is_empty() {
             self.alone_since = Instant::now();
         }

@@ -1,6 +1,7 @@
 //! What other threads tell the host, and what it shows them.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
@@ -18,6 +19,8 @@ struct OrdersInner {
     /// Stop handing out; the cause as in [`Pill`](crate::wire::frame::Pill).
     halt: Option<u8>,
     kill: bool,
+    /// A queue's creator ends: till then others may take what is here.
+    leave: Option<Instant>,
     total: Option<u64>,
     state: State,
     /// Of whose death a task was given up, until somebody asks.
@@ -44,6 +47,10 @@ impl Orders {
         self.lock().kill = true;
     }
 
+    pub(crate) fn leave(&self, until: Instant) {
+        self.lock().leave = Some(until);
+    }
+
     pub(super) fn condemned(&self, id: TaskId, verdict: Verdict) {
         self.lock().condemned.insert(id, verdict);
     }
@@ -64,10 +71,13 @@ impl Orders {
 
 impl Host {
     pub(super) fn read_orders(&mut self) {
-        let (halt, kill) = {
+        let (halt, kill, leave) = {
             let orders = self.orders.lock();
-            (orders.halt, orders.kill)
+            (orders.halt, orders.kill, orders.leave)
         };
+        if let Some(members) = &mut self.members {
+            members.until = leave;
+        }
         // Behind the end there is nothing to halt, and the pill has said how it ended.
         let running = self.closing.is_none() && !self.ledger.is_halted();
         if let (Some(cause), true) = (halt, running) {

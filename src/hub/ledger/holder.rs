@@ -17,8 +17,8 @@ pub struct Consumer {
     /// Tasks of the lane up to this one were started or handed back.
     pub(in crate::hub) taken: u64,
     pub(in crate::hub) running: u32,
-    /// Leases in the order of the lane, each with its place there, from 1; 0 for those from before the lane. Entries of
-    /// tasks that are no longer leased here stay until they are swept.
+    /// Leases in the order of the lane, each with its place there, from 1 (that of its last item); 0 for those from before the
+    /// lane. Entries of tasks that are no longer leased here stay until they are swept.
     pub(super) lane: VecDeque<(u64, TaskId)>,
     pub(in crate::hub) leases: usize,
     /// Its lane is connected and it has said what it can take.
@@ -109,7 +109,7 @@ impl Consumer {
         alone: bool,
         totals: &mut Totals,
     ) -> (TaskId, u32, u32) {
-        self.sent_tasks += 1;
+        self.sent_tasks += task.weight();
         self.sent_bytes += task.body.len();
         task.attempt += 1;
         if task.attempt > 1 {

@@ -10,8 +10,9 @@ impl Ledger {
             return 0;
         };
         let mut tasks = Vec::new();
-        while (tasks.len() as u64) < count
-            && (consumer.sent_bytes < consumer.bytes_limit || consumer.leases == 0)
+        let mut leased = 0;
+        let mut rest = None;
+        while leased < count && (consumer.sent_bytes < consumer.bytes_limit || consumer.leases == 0)
         {
             let Some(id) = self.waiting.pop_front() else {
                 break;
@@ -22,10 +23,19 @@ impl Ledger {
             if task.state != State::Waiting || task.suspect {
                 continue;
             }
-            self.waiting_count -= 1;
+            rest = task.split_for(count - leased);
+            self.waiting_count -= task.weight();
+            leased += task.weight();
             tasks.push(consumer.take_on(peer, id, task, false, &mut self.totals));
+            if rest.is_some() {
+                break;
+            }
         }
-        let leased = tasks.len() as u64;
+        if let Some((body, items)) = rest {
+            // It was counted as waiting, and is.
+            self.waiting_count -= u64::from(items);
+            self.put_rest(body, items);
+        }
         if leased > 0 {
             self.actions.push(Action::Lease { to: peer, tasks });
         }
@@ -44,7 +54,7 @@ impl Ledger {
             if task.state != State::Waiting {
                 continue;
             }
-            self.waiting_count -= 1;
+            self.waiting_count -= task.weight();
             consumer.apart = true;
             consumer.alone = true;
             let lease = consumer.take_on(peer, id, task, true, &mut self.totals);
@@ -93,7 +103,15 @@ impl Ledger {
         if consumer.revoking || consumer.silent {
             return;
         }
-        let tasks: Vec<(TaskId, u32)> = unstarted.into_iter().take(count).collect();
+        let mut asked = 0;
+        let tasks: Vec<(TaskId, u32)> = unstarted
+            .into_iter()
+            .take_while(|&(id, _)| {
+                let before = asked;
+                asked += self.tasks.get(id).map_or(0, |task| task.weight() as usize);
+                before < count
+            })
+            .collect();
         if !tasks.is_empty() {
             consumer.revoking = true;
             self.actions.push(Action::Revoke { from: peer, tasks });
@@ -147,15 +165,16 @@ impl Ledger {
     pub fn recall(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
         let sent = self.tasks.get(id).and_then(|task| match task.state {
             State::Leased { to, seq, .. } if to == peer && task.attempt == attempt && seq != 0 => {
-                Some((seq, task.body.len()))
+                Some((seq, task.body.len(), task.weight()))
             }
             _ => None,
         });
         self.withdraw(peer, id, attempt);
-        let (Some((place, bytes)), Some(consumer)) = (sent, self.consumers.get_mut(&peer)) else {
+        let (Some((place, bytes, weight)), Some(consumer)) = (sent, self.consumers.get_mut(&peer))
+        else {
             return;
         };
-        consumer.sent_tasks = consumer.sent_tasks.saturating_sub(1);
+        consumer.sent_tasks = consumer.sent_tasks.saturating_sub(weight);
         consumer.sent_bytes = consumer.sent_bytes.saturating_sub(bytes);
         if let Some(at) = consumer
             .lane
@@ -169,12 +188,12 @@ impl Ledger {
             if let Some(task) = self.tasks.get_mut(*other) {
                 match &mut task.state {
                     State::Leased { to, seq: held, .. } if *to == peer && *held == *seq => {
-                        *held -= 1
+                        *held -= weight
                     }
                     _ => {}
                 }
             }
-            *seq -= 1;
+            *seq -= weight;
         }
     }
 
@@ -197,7 +216,8 @@ impl Ledger {
             _ => return false,
         }
         task.state = State::Waiting;
-        self.waiting_count += 1;
+        self.items_taken -= task.untake();
+        self.waiting_count += task.weight();
         if task.suspect {
             self.suspects.insert(id);
         } else {

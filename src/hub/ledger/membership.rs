@@ -32,9 +32,11 @@ impl Ledger {
                 Some(task) => match task.state {
                     State::Leased { to, .. } if to != peer => revoked.push((id, attempt)),
                     State::Condemned => revoked.push((id, attempt)),
+                    // A block that was handed on begins behind what had been confirmed: what the getter holds is another.
+                    State::Waiting if task.items > 0 => revoked.push((id, attempt)),
                     state => {
                         if state == State::Waiting {
-                            self.waiting_count -= 1;
+                            self.waiting_count -= task.weight();
                             self.suspects.remove(&id);
                         }
                         task.attempt = task.attempt.max(attempt);
@@ -178,7 +180,11 @@ impl Ledger {
                 task.deaths_near = task.deaths_near.saturating_add(1);
                 task.deaths_alone += u8::from(alone);
                 task.suspect |= seq <= consumer.taken || task.deaths_near >= DEATHS_NEAR;
-                let to_blame = if self.deaths == 0 { task.suspect } else { alone };
+                let to_blame = if self.deaths == 0 {
+                    task.suspect
+                } else {
+                    alone
+                };
                 if to_blame && task.deaths_alone >= self.deaths {
                     task.state = State::Condemned;
                     self.actions.push(Action::Condemn {
@@ -190,7 +196,8 @@ impl Ledger {
                 }
             }
             task.state = State::Waiting;
-            self.waiting_count += 1;
+            self.items_taken -= task.untake();
+            self.waiting_count += task.weight();
             if task.suspect {
                 self.suspects.insert(id);
             } else {

@@ -24,7 +24,7 @@ impl Ledger {
                     }
                 }
                 State::Waiting => {
-                    self.waiting_count -= 1;
+                    self.waiting_count -= task.weight();
                     self.suspects.remove(&id);
                 }
                 State::Condemned => {}

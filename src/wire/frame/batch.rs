@@ -121,6 +121,33 @@ impl Batch {
         Self::open(bytes)
     }
 
+    /// A batch of blocks on a lane.
+    #[must_use]
+    pub fn items(run: RunId) -> Self {
+        let mut bytes = Vec::with_capacity(1024);
+        written!(
+            put::write_array_len(&mut bytes, 3),
+            put::write_uint(&mut bytes, kind::ITEMS.into()),
+            put::write_uint(&mut bytes, run),
+        );
+        Self::open(bytes)
+    }
+
+    /// A batch of blocks on their way to the host; `prompt`: its putter waits for the answer.
+    #[must_use]
+    pub fn puts(run: RunId, peer: PeerId, link: u32, prompt: bool) -> Self {
+        let mut bytes = Vec::with_capacity(1024);
+        written!(
+            put::write_array_len(&mut bytes, 6),
+            put::write_uint(&mut bytes, kind::PUT.into()),
+            put::write_uint(&mut bytes, run),
+            put::write_uint(&mut bytes, peer),
+            put::write_uint(&mut bytes, link.into()),
+            put::write_bool(&mut bytes, prompt),
+        );
+        Self::open(bytes)
+    }
+
     fn open(mut bytes: Vec<u8>) -> Self {
         // array 32, so that the count can be filled in afterwards.
         bytes.push(0xdd);
@@ -156,6 +183,18 @@ impl Batch {
             put::write_uint(out, tries_left.into()),
             put::write_bin(out, body),
         );
+        self.count += 1;
+    }
+
+    /// Adds a block to a batch of [`puts`](Self::puts).
+    pub fn push_put(&mut self, number: u64, items: u32, place: &Place) {
+        let out = &mut self.bytes;
+        written!(
+            put::write_array_len(out, 3),
+            put::write_uint(out, number),
+            put::write_uint(out, items.into()),
+        );
+        write_place(out, place);
         self.count += 1;
     }
 

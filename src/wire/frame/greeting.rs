@@ -12,6 +12,8 @@ pub enum Role {
     Worker = 0,
     /// Gathers results.
     Sink = 1,
+    /// Puts items into a queue, and gets them when it has a slot.
+    Member = 2,
 }
 
 /// The first message of a worker or sink, on control. Its first three fields never change.

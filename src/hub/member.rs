@@ -1,0 +1,501 @@
+//! A member of a queue: what one process puts into it and gets from it, and the event loop that speaks with the host.
+//!
+//! ```text
+//!   put ─► putting ─► link ═══► host ═══► lane ─► getting ─► get        room, confirmations, questions: control
+//! ```
+
+mod asking;
+mod getting;
+mod putting;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+pub(crate) use getting::{Arrived, NoItem};
+pub(crate) use putting::{Encoded, NotPut};
+
+use self::asking::Asking;
+use self::getting::Getting;
+use self::putting::{Putting, UnderWay};
+use super::consumer::lane::Lane;
+use super::dial::{Dial, Need, say_malformed};
+use super::hand_over::HandedOver;
+use super::host::{CREATOR_LEFT, host_name, machine_id};
+use super::outbox::choose;
+use crate::error::{Error, Result};
+use crate::wait::Subscribers;
+use crate::wire::endpoint::{Endpoint, Transport};
+use crate::wire::frame::{
+    self, Credit, Goodbye, Heartbeat, Hello, Message, PeerId, Pill, QueueInfo, Role, RunId,
+    Welcome, kind,
+};
+use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
+use crate::wire::wake::Waker;
+
+/// While something goes on, what was taken is confirmed so often.
+const ROUND: Duration = Duration::from_millis(8);
+/// For so long after something went on.
+const LIVELY: Duration = Duration::from_millis(50);
+/// How long the host is waited for after a goodbye.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    No,
+    Until(Instant),
+    Forever,
+}
+
+impl Wait {
+    /// For an answer that comes in any case.
+    const fn or_forever(self) -> Self {
+        match self {
+            Self::No => Self::Forever,
+            wait => wait,
+        }
+    }
+}
+
+/// Why there is no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Somebody shut the queue down.
+    ShutDown,
+    /// Its creator is gone: what was seen of that.
+    HostGone(String),
+}
+
+/// What a member needs to know.
+pub(crate) struct Settings {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) peer: PeerId,
+    /// The queue's run; 0: whichever is there.
+    pub(crate) run: RunId,
+    pub(crate) patience: Duration,
+}
+
+/// What the program's threads and the loop share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    put: Mutex<Putting>,
+    room: Condvar,
+    get: Mutex<Getting>,
+    items: Condvar,
+    asking: Mutex<Asking>,
+    answered: Condvar,
+    waker: Waker,
+    info: OnceLock<QueueInfo>,
+    run: OnceLock<RunId>,
+    leave: AtomicBool,
+    watchers: Subscribers,
+    patience: Duration,
+}
+
+impl Shared {
+    /// What the host says about the queue, once it has.
+    pub(crate) fn info(&self) -> Option<QueueInfo> {
+        self.info.get().copied()
+    }
+
+    pub(crate) fn run(&self) -> RunId {
+        self.run.get().copied().unwrap_or_default()
+    }
+
+    /// Gives back what was not taken, and says goodbye.
+    pub(crate) fn leave(&self) {
+        self.leave.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Those who wait for an item, or the end, among other things.
+    pub(crate) const fn watchers(&self) -> &Subscribers {
+        &self.watchers
+    }
+
+    fn end(&self, end: &End) {
+        self.putting().end = Some(end.clone());
+        self.room.notify_all();
+        self.getting().end.get_or_insert(end.clone());
+        self.items.notify_all();
+        self.end_asking(end);
+        self.watchers.wake();
+    }
+}
+
+/// Waits for `condition`; whether that was in time.
+fn wait_on<'a, T>(
+    condition: &Condvar,
+    guard: MutexGuard<'a, T>,
+    wait: Wait,
+) -> (MutexGuard<'a, T>, bool) {
+    match wait {
+        Wait::Forever => (
+            condition
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner),
+            true,
+        ),
+        Wait::No => (guard, false),
+        Wait::Until(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return (guard, false);
+            }
+            let (guard, _) = condition
+                .wait_timeout(guard, left)
+                .unwrap_or_else(PoisonError::into_inner);
+            (guard, true)
+        }
+    }
+}
+
+pub(crate) struct Member {
+    settings: Settings,
+    shared: Arc<Shared>,
+    dial: Dial,
+    run: RunId,
+    heartbeat: Duration,
+    lane: Option<Lane>,
+    lanes: u32,
+    /// Blocks go out here.
+    link: Option<Socket>,
+    under_way: UnderWay,
+    prompted: bool,
+    handed_over: HandedOver,
+    said: Option<Credit>,
+    slots: u32,
+    last_sent: Instant,
+    lively: Instant,
+    taken_before: u64,
+    /// When it was said last what was taken.
+    confirmed: Instant,
+    /// The queue was shut down and this getter has heard so.
+    pilled: bool,
+    host_left: bool,
+    goodbye_at: Option<Instant>,
+    goodbye_heard: bool,
+}
+
+impl Member {
+    /// Dials, and waits for the welcome.
+    pub(crate) fn connect(settings: Settings) -> Result<(Self, Arc<Shared>)> {
+        let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
+        let shared = Arc::new(Shared {
+            put: Mutex::default(),
+            room: Condvar::new(),
+            get: Mutex::default(),
+            items: Condvar::new(),
+            asking: Mutex::default(),
+            answered: Condvar::new(),
+            waker,
+            info: OnceLock::new(),
+            run: OnceLock::new(),
+            leave: AtomicBool::new(false),
+            watchers: Subscribers::default(),
+            patience: settings.patience,
+        });
+        let dial = Dial::new("member of a queue", &settings.endpoint, settings.patience)?;
+        let now = Instant::now();
+        let mut member = Self {
+            run: settings.run,
+            settings,
+            shared: Arc::clone(&shared),
+            dial,
+            heartbeat: Duration::from_secs(1),
+            lane: None,
+            lanes: 0,
+            link: None,
+            under_way: UnderWay::default(),
+            prompted: false,
+            handed_over: HandedOver::default(),
+            said: None,
+            slots: 0,
+            last_sent: now,
+            lively: now,
+            taken_before: 0,
+            confirmed: now,
+            pilled: false,
+            host_left: false,
+            goodbye_at: None,
+            goodbye_heard: false,
+        };
+        member.hello();
+        let mut next_tick = now + member.heartbeat / 2;
+        while shared.info().is_none() && !member.host_left {
+            member.wait(Duration::from_millis(100))?;
+            member.read_control()?;
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + member.heartbeat / 2;
+                if member.dial.tick(member.heartbeat)? == Need::Hello {
+                    member.hello();
+                }
+            }
+        }
+        if member.host_left {
+            return Err(Error::HostGone {
+                endpoint: member.settings.endpoint.to_string(),
+                why: "it is ending".to_owned(),
+            });
+        }
+        Ok((member, shared))
+    }
+
+    /// Serves the program's threads until told to leave, or the host is gone.
+    pub(crate) fn run(mut self) {
+        let end = match self.serve() {
+            Ok(()) => End::HostGone("this process has left the queue".to_owned()),
+            Err(error) => End::HostGone(error.to_string()),
+        };
+        self.shared.end(&end);
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let mut next_tick = Instant::now() + self.heartbeat / 2;
+        loop {
+            self.pump()?;
+            if self.is_finished() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            let mut timeout = next_tick.saturating_duration_since(now);
+            let lively = now.duration_since(self.lively) < LIVELY || self.holds_room();
+            if lively {
+                timeout = timeout.min(ROUND);
+            }
+            if self.under_way.holding {
+                timeout = timeout.min(Duration::from_millis(1));
+            }
+            if self.goodbye_at.is_some() {
+                timeout = timeout.min(Duration::from_millis(20));
+            }
+            {
+                let mut get = self.shared.getting();
+                get.asleep = !lively;
+                if get.asleep && get.unsent() {
+                    get.asleep = false;
+                    continue;
+                }
+            }
+            self.wait(timeout)?;
+            let now = Instant::now();
+            if now > next_tick + self.heartbeat {
+                self.dial.slept(now - next_tick);
+            }
+            if now >= next_tick {
+                next_tick = now + self.heartbeat / 2;
+                self.tick(now)?;
+            }
+        }
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<()> {
+        let mut sockets = vec![&self.dial.socket];
+        sockets.extend(self.lane.as_ref().map(|lane| &lane.socket));
+        sockets.extend(self.link.as_ref());
+        poll(&sockets, &self.shared.waker, timeout).map(drop)
+    }
+
+    fn pump(&mut self) -> Result<()> {
+        self.read_control()?;
+        self.read_lane();
+        if self.dial.is_lost() && self.settings.endpoint.transport() != Transport::Tcp {
+            // On one host a connection that closes is a death.
+            return Err(Error::HostGone {
+                endpoint: self.settings.endpoint.to_string(),
+                why: "its process has ended".to_owned(),
+            });
+        }
+        if self.shared.leave.load(Ordering::Acquire) && self.goodbye_at.is_none() {
+            self.say_goodbye();
+        }
+        if self.goodbye_at.is_some() {
+            return Ok(());
+        }
+        let wants_lane = self.slots == 0 && self.shared.getting().wants_lane;
+        if wants_lane && !self.dial.is_greeting() && !self.pilled {
+            self.slots = 1;
+            self.hello();
+        }
+        if self.link_lost() {
+            self.link = None;
+            self.hello();
+        }
+        self.pump_puts();
+        if self.confirm(false) {
+            self.lively = Instant::now();
+        }
+        self.say_credit();
+        self.send_asks();
+        Ok(())
+    }
+
+    fn link_lost(&self) -> bool {
+        !self.dial.is_greeting()
+            && self
+                .link
+                .as_ref()
+                .is_some_and(|link| link.link_events().iter().any(LinkEvent::is_loss))
+    }
+
+    fn read_control(&mut self) -> Result<()> {
+        self.dial.read_links()?;
+        while let Some(bytes) = self.dial.recv() {
+            match frame::decode(&bytes) {
+                Ok(message) => self.on_control(message)?,
+                Err(error) => say_malformed("member", &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_control(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Welcome(welcome) => self.on_welcome(&welcome)?,
+            Message::Room(room) if room.run == self.run => self.on_room(&room),
+            Message::Answer(answer) if answer.run == self.run => self.shared.on_answer(&answer),
+            Message::Revoke(list) if list.run == self.run => {
+                self.give_back(Some(&list.tasks));
+            }
+            Message::Rejoin(pill) if pill.run == self.run && !self.dial.is_greeting() => {
+                self.hello();
+            }
+            Message::Pill(pill) => self.on_pill(&pill),
+            Message::Goodbye(_) => self.goodbye_heard = true,
+            Message::Refused(refused) => {
+                self.dial
+                    .refused(refused.why, refused.again, self.heartbeat)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_pill(&mut self, pill: &Pill) {
+        if pill.cause == CREATOR_LEFT {
+            self.host_left = true;
+            self.shared.end(&End::HostGone(
+                "the process that made the queue has ended".to_owned(),
+            ));
+            self.say_goodbye();
+        } else {
+            self.dial.welcomed();
+            self.pilled = true;
+            self.shared.getting().end.get_or_insert(End::ShutDown);
+            self.shared.items.notify_all();
+            self.shared.watchers.wake();
+        }
+    }
+
+    fn hello(&mut self) {
+        let hello = Hello {
+            kind: kind::HELLO,
+            magic: frame::MAGIC.to_owned(),
+            version: frame::VERSION,
+            role: Role::Member as u8,
+            peer: self.settings.peer,
+            run: self.run,
+            via: self.settings.endpoint.transport() as u8,
+            slots: self.slots,
+            host: host_name(),
+            machine: machine_id(),
+            pid: std::process::id(),
+            held: self.held(),
+            ordered: false,
+            endpoints: Vec::new(),
+        };
+        self.dial.greeted(frame::encode(&hello));
+    }
+
+    fn on_welcome(&mut self, welcome: &Welcome) -> Result<()> {
+        if welcome.peer != self.settings.peer || !self.dial.is_greeting() {
+            return Ok(());
+        }
+        let info: QueueInfo = rmp_serde::from_slice(&welcome.job).map_err(|_| Error::Connect {
+            endpoint: self.settings.endpoint.to_string(),
+            why: "a pipeline is there and no queue".to_owned(),
+        })?;
+        let host = self.settings.endpoint.host().unwrap_or("127.0.0.1");
+        if !welcome.address.is_empty() {
+            let address: Endpoint = welcome.address.parse()?;
+            self.lane = Some(Lane::connect(&address.with_host_if_any(host))?);
+            self.on_new_lane();
+        }
+        self.dial.welcomed();
+        self.run = welcome.run;
+        self.heartbeat = Duration::from_millis(welcome.heartbeat.max(10).into());
+        if self.link.is_none() {
+            let endpoint =
+                choose(&welcome.endpoints, &self.settings.endpoint).ok_or_else(|| {
+                    Error::Connect {
+                        endpoint: self.settings.endpoint.to_string(),
+                        why: "its host takes items in at no address that can be reached from here"
+                            .to_owned(),
+                    }
+                })?;
+            let mut link = Socket::new(Kind::Push)?.without_reconnect();
+            if endpoint.transport() != Transport::Inproc {
+                link = link.monitored()?;
+            }
+            link.connect(&endpoint)?;
+            self.link = Some(link);
+            self.under_way.restart();
+        }
+        self.ask_again();
+        let _ = self.shared.run.set(welcome.run);
+        self.shared.getting().say_each = match info.maxsize {
+            0 => u64::MAX,
+            maxsize => (maxsize / 4).clamp(1, 256),
+        };
+        self.shared.getting().joinable = info.joinable;
+        if info.maxsize == 0 {
+            self.shared.set_endless();
+        }
+        let _ = self.shared.info.set(info);
+        Ok(())
+    }
+
+    fn send(&mut self, frame: Vec<u8>) {
+        self.dial.socket.send(frame);
+        self.last_sent = Instant::now();
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<()> {
+        self.note_pause();
+        self.want_again();
+        if self.goodbye_at.is_some() {
+            return Ok(());
+        }
+        if self.dial.tick(self.heartbeat)? == Need::Hello {
+            log::warn!("lost the queue at {}; dialling again", self.dial.endpoint());
+            self.hello();
+        }
+        if now.duration_since(self.last_sent) >= self.heartbeat / 2 && !self.dial.is_greeting() {
+            let beat = Heartbeat {
+                kind: kind::HEARTBEAT,
+                run: self.run,
+                ack: 0,
+            };
+            self.send(frame::encode(&beat));
+        }
+        Ok(())
+    }
+
+    fn say_goodbye(&mut self) {
+        self.give_back(None);
+        let goodbye = Goodbye {
+            kind: kind::GOODBYE,
+            run: self.run,
+            why: String::new(),
+            end: false,
+        };
+        self.send(frame::encode(&goodbye));
+        self.goodbye_at = Some(Instant::now());
+    }
+
+    fn is_finished(&self) -> bool {
+        self.goodbye_at
+            .is_some_and(|at| self.goodbye_heard || at.elapsed() > GOODBYE || self.dial.is_lost())
+    }
+}

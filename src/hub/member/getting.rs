@@ -1,0 +1,607 @@
+//! What has come from the host and the program's threads take: blocks in the order of the lane, and how far each has been taken.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::{End, Member, ROUND, Shared, Wait, wait_on};
+use crate::hub::consumer::inbox::weight;
+use crate::wire::block;
+use crate::wire::body::Body;
+use crate::wire::frame::{
+    self, Confirm, Confirmed, Credit, Message, TaskId, TaskList, encode, kind,
+};
+use crate::wire::socket::LinkEvent;
+
+/// How much lies ahead of the program: as many items as it takes in so long.
+const HORIZON: Duration = Duration::from_millis(20);
+/// Items ahead at most.
+const DEEPEST: u64 = 16_384;
+/// A program that takes longer over an item gets none ahead.
+const LONG: Duration = Duration::from_millis(500);
+/// So many items are confirmed at once, and not after a while only.
+const MANY: u64 = 8_192;
+/// Bytes of blocks that may be here, in bytes.
+const BUDGET: u64 = 8 << 20;
+/// Who has asked whether there is something now waits so long for what is said to be there.
+const COMING: Duration = Duration::from_millis(20);
+
+/// Why there is no item.
+#[derive(Debug)]
+pub(crate) enum NoItem {
+    Empty,
+    Ended(End),
+}
+
+/// An item as it came.
+pub(crate) enum Arrived<'a> {
+    /// Of a block.
+    Small(&'a [u8]),
+    /// By itself.
+    Large(Body),
+}
+
+#[derive(Debug)]
+pub(crate) struct Getting {
+    /// In the order of the lane; those in front may be taken and not done with.
+    held: VecDeque<Held>,
+    /// Which of them is next to be taken from.
+    open: usize,
+    current: Current,
+    /// Its getters say when they are done with an item.
+    pub(super) joinable: bool,
+    /// Items here that were not taken; and how many of these came on the present lane.
+    untaken: u64,
+    of_lane: u64,
+    lane: u32,
+    /// Bytes of blocks of the present lane that are no longer here.
+    consumed: u64,
+    pub(super) waiting: u32,
+    /// Taken or done with, and not said.
+    unsaid: u64,
+    /// When the first item of the present block was taken; when the program came back for more than there was.
+    opened: Option<Instant>,
+    since_open: u32,
+    /// How long the program takes over an item, in nanoseconds; 0: not known.
+    mean: u64,
+    /// When fewer than so many are here the loop is told.
+    low: u64,
+    /// So many may be taken before it is said, where room is bounded.
+    pub(super) say_each: u64,
+    pub(super) wants_lane: bool,
+    pub(super) asleep: bool,
+    /// What is to be said is to be said now.
+    prompt: bool,
+    taken_in_all: u64,
+    pub(super) end: Option<End>,
+}
+
+/// The block that is being taken.
+#[derive(Debug, Default)]
+struct Current {
+    body: Body,
+    is_block: bool,
+    at: usize,
+    /// Items that are left in it, and that were when it was entered last what was taken.
+    left: u32,
+    counted: u32,
+}
+
+#[derive(Debug)]
+struct Held {
+    id: TaskId,
+    attempt: u32,
+    /// 0: one large item.
+    items: u32,
+    body: Body,
+    kept: u32,
+    taken: u32,
+    done: u32,
+    lane: u32,
+    said: (u32, u32),
+}
+
+impl Default for Getting {
+    fn default() -> Self {
+        Self {
+            held: VecDeque::new(),
+            open: 0,
+            current: Current::default(),
+            joinable: false,
+            untaken: 0,
+            of_lane: 0,
+            lane: 0,
+            consumed: 0,
+            waiting: 0,
+            unsaid: 0,
+            opened: None,
+            since_open: 0,
+            mean: 0,
+            low: 0,
+            say_each: u64::MAX,
+            wants_lane: false,
+            asleep: true,
+            prompt: false,
+            taken_in_all: 0,
+            end: None,
+        }
+    }
+}
+
+impl Getting {
+    fn observe(&mut self, now: Instant) {
+        if let Some(since) = self.opened.take()
+            && self.since_open > 0
+        {
+            let each = now.duration_since(since).as_nanos() as u64 / u64::from(self.since_open);
+            self.mean = match self.mean {
+                0 => each.max(1),
+                before => ((before * 3 + each) / 4).max(1),
+            };
+        }
+    }
+
+    /// Whether something is to be said or asked for.
+    pub(super) const fn unsent(&self) -> bool {
+        self.unsaid > 0 || self.current.counted > self.current.left
+    }
+
+    /// Whether an item can be taken.
+    pub(super) fn has_item(&self) -> bool {
+        self.untaken > 0
+    }
+
+    /// Takes the next item; whether the loop is to be told.
+    fn take<T>(&mut self, read: impl FnOnce(Arrived<'_>) -> T) -> Option<(T, bool)> {
+        if self.current.left == 0 && !self.open_next() {
+            return None;
+        }
+        let current = &mut self.current;
+        current.left -= 1;
+        self.untaken -= 1;
+        let value = match &current.body {
+            Body::Memory(bytes) if current.is_block => {
+                let (range, next) = block::item(bytes, current.at).unwrap_or((0..0, bytes.len()));
+                current.at = next;
+                read(Arrived::Small(&bytes[range]))
+            }
+            body => read(Arrived::Large(body.clone())),
+        };
+        if current.left > 0 && !self.asleep && self.say_each == u64::MAX {
+            return Some((value, false));
+        }
+        let finished = current.left == 0;
+        self.settle();
+        if finished {
+            self.close_open();
+        }
+        let wake =
+            self.asleep || (finished && self.untaken <= self.low) || self.unsaid >= self.say_each;
+        Some((value, wake))
+    }
+
+    /// Opens the next block that is here.
+    fn open_next(&mut self) -> bool {
+        while self
+            .held
+            .get(self.open)
+            .is_some_and(|held| held.taken >= held.kept)
+        {
+            self.open += 1;
+        }
+        if self.open >= self.held.len() {
+            return false;
+        }
+        let now = Instant::now();
+        self.observe(now);
+        self.opened = Some(now);
+        self.since_open = 0;
+        let held = &self.held[self.open];
+        let left = held.kept - held.taken;
+        self.current = Current {
+            body: held.body.clone(),
+            is_block: held.items > 0,
+            at: 0,
+            left,
+            counted: left,
+        };
+        true
+    }
+
+    /// Enters what was taken of the open block since this was done last: so little is done for each item.
+    fn settle(&mut self) {
+        let taken = self.current.counted - self.current.left;
+        self.current.counted = self.current.left;
+        if taken == 0 {
+            return;
+        }
+        self.since_open += taken;
+        self.unsaid += u64::from(taken);
+        self.taken_in_all += u64::from(taken);
+        if let Some(held) = self.held.get_mut(self.open) {
+            held.taken += taken;
+            if !self.joinable {
+                held.done = held.taken;
+            }
+            if held.lane == self.lane {
+                self.of_lane -= u64::from(taken);
+            }
+        }
+    }
+
+    /// The open block is taken: what is done with needs no memory while it waits for being said.
+    fn close_open(&mut self) {
+        self.current = Current::default();
+        if let Some(held) = self.held.get_mut(self.open) {
+            if held.lane == self.lane {
+                self.consumed += weight(&held.body);
+            }
+            held.body = Body::empty();
+            self.open += 1;
+        }
+    }
+
+    /// The program is done with the item that it took first of those that it is not done with. `false`: there is none.
+    fn task_done(&mut self) -> bool {
+        self.settle();
+        for held in self.held.iter_mut().take(self.open + 1) {
+            if held.done < held.taken {
+                held.done += 1;
+                self.unsaid += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn undone(&self) -> u64 {
+        let held = self.held.iter().take(self.open + 1);
+        held.map(|held| u64::from(held.taken - held.done)).sum()
+    }
+}
+
+impl Shared {
+    /// Takes the next item, waiting for one as `wait` says; `read` is called once, with what came.
+    pub(crate) fn get<T>(
+        &self,
+        wait: Wait,
+        read: impl FnOnce(Arrived<'_>) -> T,
+    ) -> Result<T, NoItem> {
+        let mut get = self.getting();
+        let mut read = Some(read);
+        let mut asked: Option<Instant> = None;
+        loop {
+            if get.has_item() {
+                let taken = get.take(|item| read.take().map(|read| read(item)));
+                if let Some((Some(value), wake)) = taken {
+                    drop(get);
+                    if wake {
+                        self.waker.wake();
+                    }
+                    return Ok(value);
+                }
+            }
+            if let Some(end) = &get.end {
+                return Err(NoItem::Ended(end.clone()));
+            }
+            let wait = match (wait, asked) {
+                (Wait::No, None) => {
+                    // Whether there is something now only the host knows.
+                    get.waiting += 1;
+                    get.wants_lane = true;
+                    drop(get);
+                    self.waker.wake();
+                    let inside = self.ask(kind::ASK, Wait::Until(Instant::now() + self.patience));
+                    get = self.getting();
+                    get.waiting -= 1;
+                    asked = Some(Instant::now());
+                    match inside {
+                        Ok(answer) if answer.inside > 0 => continue,
+                        _ if get.has_item() => continue,
+                        _ => return Err(NoItem::Empty),
+                    }
+                }
+                (Wait::No, Some(since)) => Wait::Until(since + COMING),
+                (wait, _) => wait,
+            };
+            let now = Instant::now();
+            get.observe(now);
+            get.waiting += 1;
+            get.wants_lane = true;
+            self.waker.wake();
+            let (guard, in_time) = wait_on(&self.items, get, wait);
+            get = guard;
+            get.waiting -= 1;
+            if !in_time && !get.has_item() {
+                return Err(NoItem::Empty);
+            }
+        }
+    }
+
+    /// See [`Getting::task_done`].
+    pub(crate) fn task_done(&self) -> bool {
+        let mut get = self.getting();
+        let known = get.task_done();
+        // Whoever waits for all to be done with is to hear of the last at once.
+        get.prompt |= get.untaken == 0 && get.undone() == 0;
+        let wake = get.asleep || get.prompt;
+        drop(get);
+        if wake {
+            self.waker.wake();
+        }
+        known
+    }
+
+    /// Whether a `get` would return at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        let get = self.getting();
+        get.has_item() || get.end.is_some()
+    }
+
+    /// Somebody waits for an item without taking it.
+    pub(crate) fn expect(&self, expecting: bool) {
+        let mut get = self.getting();
+        if expecting {
+            get.waiting += 1;
+            get.wants_lane = true;
+        } else {
+            get.waiting = get.waiting.saturating_sub(1);
+        }
+        drop(get);
+        self.waker.wake();
+    }
+
+    pub(super) fn getting(&self) -> std::sync::MutexGuard<'_, Getting> {
+        self.get.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    pub(super) fn read_lane(&mut self) {
+        let Some(lane) = &mut self.lane else {
+            return;
+        };
+        let local = self.settings.endpoint.transport() == crate::wire::endpoint::Transport::Inproc;
+        let mut fresh = Vec::new();
+        let mut pill = None;
+        while let Some(bytes) = lane.socket.recv() {
+            match frame::decode(&bytes) {
+                Ok(Message::Items(items)) if items.run == self.run => {
+                    for entry in items.entries {
+                        let count = entry.items.max(1);
+                        lane.received += u64::from(count);
+                        match lane.body((entry.id, entry.attempt), entry.place, local) {
+                            Ok(body) => fresh.push(Held {
+                                id: entry.id,
+                                attempt: entry.attempt,
+                                items: entry.items,
+                                body,
+                                kept: count,
+                                taken: 0,
+                                done: 0,
+                                lane: self.lanes,
+                                said: (0, 0),
+                            }),
+                            Err(why) => log::error!("an item was lost on its way: {why}"),
+                        }
+                    }
+                }
+                Ok(Message::Part(part)) if part.run == self.run => lane.add(&part),
+                Ok(Message::Pill(end)) if end.run == self.run => pill = Some(end),
+                Ok(other) => log::debug!("ignored on a lane: {other:?}"),
+                Err(error) => log::warn!("ignored a message on a lane: {error}"),
+            }
+        }
+        let lost = lane.socket.link_events().iter().any(LinkEvent::is_loss);
+        if lost && pill.is_none() && !self.pilled {
+            self.lane = None;
+            if !self.dial.is_greeting() {
+                self.hello();
+            }
+        }
+        if !fresh.is_empty() {
+            let mut get = self.shared.getting();
+            let mut came = 0;
+            for held in fresh {
+                came += u64::from(held.kept);
+                get.held.push_back(held);
+            }
+            get.untaken += came;
+            get.of_lane += came;
+            let waiting = get.waiting;
+            drop(get);
+            match waiting {
+                0 => {}
+                1 => self.shared.items.notify_one(),
+                _ => self.shared.items.notify_all(),
+            }
+            self.shared.watchers.wake();
+        }
+        if let Some(pill) = pill {
+            self.on_pill(&pill);
+        }
+    }
+
+    /// Says how far the program is; whether there was something to say.
+    pub(super) fn confirm(&mut self, answer: bool) -> bool {
+        let mut blocks = Vec::new();
+        {
+            let mut get = self.shared.getting();
+            get.settle();
+            let enough = std::mem::take(&mut get.prompt)
+                || get.unsaid >= MANY.min(get.say_each)
+                || self.confirmed.elapsed() >= ROUND
+                || self.shared.is_asking();
+            if !answer && (get.unsaid == 0 || !enough) {
+                return get.unsaid > 0;
+            }
+            self.confirmed = Instant::now();
+            get.unsaid = 0;
+            let open = get.open;
+            for held in get.held.iter_mut().take(open + 1) {
+                if held.said != (held.taken, held.done) || answer {
+                    held.said = (held.taken, held.done);
+                    if held.taken > 0 {
+                        blocks.push(Confirmed {
+                            id: held.id,
+                            attempt: held.attempt,
+                            kept: held.kept,
+                            taken: held.taken,
+                            done: held.done,
+                        });
+                    }
+                }
+            }
+            while get
+                .held
+                .front()
+                .is_some_and(|held| held.done == held.kept && held.said == (held.taken, held.done))
+            {
+                get.held.pop_front();
+                get.open = get.open.saturating_sub(1);
+            }
+        }
+        let said = !blocks.is_empty();
+        if said || answer {
+            let mut blocks = blocks.into_iter().peekable();
+            loop {
+                let some: Vec<Confirmed> = blocks.by_ref().take(8_000).collect();
+                let last = blocks.peek().is_none();
+                let confirm = Confirm {
+                    kind: kind::CONFIRM,
+                    run: self.run,
+                    answer: answer && last,
+                    blocks: some,
+                };
+                self.send(encode(&confirm));
+                if last {
+                    break;
+                }
+            }
+        }
+        said
+    }
+
+    /// Gives back what was not taken, of these blocks or of all.
+    pub(super) fn give_back(&mut self, which: Option<&[(TaskId, u32)]>) {
+        let mut returned = Vec::new();
+        {
+            let mut get = self.shared.getting();
+            let get = &mut *get;
+            get.settle();
+            let wanted: Option<std::collections::HashSet<(TaskId, u32)>> =
+                which.map(|list| list.iter().copied().collect());
+            let (lane, mut untaken, mut of_lane, mut bytes) = (get.lane, 0, 0, 0);
+            get.held.retain_mut(|held| {
+                let out = wanted
+                    .as_ref()
+                    .is_none_or(|wanted| wanted.contains(&(held.id, held.attempt)));
+                if !out || held.taken >= held.kept {
+                    return true;
+                }
+                let left = u64::from(held.kept - held.taken);
+                untaken += left;
+                if held.lane == lane {
+                    of_lane += left;
+                    bytes += weight(&held.body);
+                }
+                if held.taken == 0 {
+                    returned.push((held.id, held.attempt));
+                    return false;
+                }
+                held.kept = held.taken;
+                held.body = Body::empty();
+                true
+            });
+            if get
+                .held
+                .get(get.open)
+                .is_none_or(|open| open.taken >= open.kept)
+            {
+                get.current = Current::default();
+            }
+            get.untaken -= untaken;
+            get.of_lane -= of_lane;
+            get.consumed += bytes;
+        }
+        self.confirm(true);
+        for some in returned.chunks(30_000) {
+            let list = TaskList {
+                kind: kind::RETURNED,
+                run: self.run,
+                tasks: some.to_vec(),
+            };
+            self.send(encode(&list));
+        }
+    }
+
+    /// What this member holds, for a hello.
+    pub(super) fn held(&self) -> Vec<(TaskId, u32)> {
+        let get = self.shared.getting();
+        let held = get.held.iter().filter(|held| held.done < held.kept);
+        held.map(|held| (held.id, held.attempt))
+            .take(50_000)
+            .collect()
+    }
+
+    /// A new lane: what is here came on another one.
+    pub(super) fn on_new_lane(&mut self) {
+        self.lanes += 1;
+        self.said = None;
+        let mut get = self.shared.getting();
+        get.settle();
+        get.lane = self.lanes;
+        get.of_lane = 0;
+        get.consumed = 0;
+    }
+
+    /// The program has stopped taking: what was thought of its speed is over.
+    pub(super) fn note_pause(&mut self) {
+        let mut get = self.shared.getting();
+        get.settle();
+        if get.waiting == 0 && get.taken_in_all == self.taken_before {
+            get.mean = 0;
+        }
+        self.taken_before = get.taken_in_all;
+    }
+
+    pub(super) fn say_credit(&mut self) {
+        let Some(lane) = &self.lane else {
+            return;
+        };
+        if self.dial.is_greeting() || self.pilled {
+            return;
+        }
+        let mut get = self.shared.getting();
+        get.settle();
+        let mean = Duration::from_nanos(get.mean);
+        let ahead = if mean.is_zero() || mean > LONG {
+            0
+        } else {
+            ((HORIZON.as_nanos() / mean.as_nanos().max(1)) as u64).clamp(1, DEEPEST)
+        };
+        let target = u64::from(get.waiting) + ahead;
+        get.low = target / 2;
+        let credit = Credit {
+            kind: kind::CREDIT,
+            run: self.run,
+            tasks: lane.received + target.saturating_sub(get.untaken),
+            bytes: get.consumed + lane.spilled + BUDGET,
+            taken: lane.received - get.of_lane,
+            running: u32::from(get.waiting == 0),
+        };
+        drop(get);
+        let worth_saying = self.said.is_none_or(|said: Credit| {
+            let unused = said.tasks.saturating_sub(lane.received);
+            let more = credit.tasks.saturating_sub(said.tasks);
+            said.running != credit.running
+                || credit.tasks < said.tasks
+                || more > unused / 2
+                || credit.bytes.saturating_sub(said.bytes) > BUDGET / 4
+        });
+        if worth_saying && self.said != Some(credit) {
+            self.said = Some(credit);
+            self.send(encode(&credit));
+        }
+    }
+}
