@@ -40,9 +40,9 @@ fn main() -> procession::Result<()> {
     println!("map: {:?}", pool.map(square, 1..=10)?);
 
     // The input has no end; what is read of it is what is asked for, and a little more.
-    let over_a_million = pool.imap(square, 1..)?.find(|square| {
-        square.as_ref().is_ok_and(|square| *square > 1_000_000)
-    });
+    let over_a_million = pool
+        .imap(square, 1..)?
+        .find(|square| square.as_ref().is_ok_and(|square| *square > 1_000_000));
     if let Some(square) = over_a_million {
         println!("imap: the first square over a million is {}", square?);
     }

@@ -18,12 +18,17 @@ use procession::Pool;
 #[procession::task(name = "primes")]
 fn primes(from: u32, to: u32) -> (u32, u32) {
     let is_prime = |n: &u32| *n > 1 && (2..).take_while(|d| d * d <= *n).all(|d| n % d != 0);
-    ((from..to).filter(is_prime).count() as u32, std::process::id())
+    (
+        (from..to).filter(is_prime).count() as u32,
+        std::process::id(),
+    )
 }
 
 #[procession::main]
 fn main() -> procession::Result<()> {
-    let endpoint = std::env::args().nth(1).unwrap_or_else(|| "tcp://127.0.0.1:*".to_owned());
+    let endpoint = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "tcp://127.0.0.1:*".to_owned());
     // No processes of its own: all is done by those that join.
     let pool = Pool::builder().workers(0).bind(endpoint).start()?;
     if let Some(endpoint) = pool.endpoint() {

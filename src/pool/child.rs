@@ -185,7 +185,9 @@ impl Caller<'_> {
                     slot.finish_many(answers.drain(..));
                     let rest: Vec<Lease<Body>> = leases.by_ref().collect();
                     let bytes = Bytes::copy_from_slice(bytes);
-                    leases = self.call_limited(&mut slot, lease, &bytes, rest).into_iter();
+                    leases = self
+                        .call_limited(&mut slot, lease, &bytes, rest)
+                        .into_iter();
                 }
                 done += 1;
                 if done % 16 == 0 && since.elapsed() > GROUP {

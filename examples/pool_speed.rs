@@ -1,13 +1,8 @@
-//! The pool's speed, one figure a run; `benches/pool.py` is the same with Python's `multiprocessing.Pool`, and `scripts/bench pool`
-//! lets them take turns.
+//! How fast a pool of two workers is: one figure a run. `scripts/bench pool` lets it take turns with Python's `multiprocessing.Pool`.
 //!
-//! ```text
-//! cargo bench --bench pool -- map 1000000          items a second, chunks as the pool likes
-//! cargo bench --bench pool -- map-one 200000       items a second, one a chunk
-//! cargo bench --bench pool -- apply 3000           microseconds there and back, the median
-//! cargo bench --bench pool -- uneven 64            the time of two workers, over half of the serial time
-//! cargo bench --bench pool -- idle 5               CPU milliseconds a second, and resident KiB, of an idle worker
-//! ```
+//! `pool_speed WAY COUNT`. Ways: `map` and `map-one` (items a second of a trivial function; with chunks as the pool likes, and with one
+//! item a chunk), `apply` (the median of one call there and back, in µs), `uneven` (the time of CPU-heavy tasks of uneven length, over
+//! half of the serial time), `idle` (what a waiting worker uses in COUNT seconds, and keeps in memory).
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +15,7 @@ fn square(n: u64) -> u64 {
     n.wrapping_mul(n)
 }
 
-/// Computes for about `millis` on a core of its own.
+/// Computes; how long depends on `rounds` alone.
 #[procession::task]
 fn compute(rounds: u64) -> u64 {
     (0..rounds).fold(1, |sum: u64, n| {
@@ -33,11 +28,14 @@ fn rounds(tasks: u64, unit: u64) -> Vec<u64> {
     (0..tasks).map(|n| unit * (1 + (n * 7 + 3) % 16)).collect()
 }
 
+#[procession::main]
 fn main() -> procession::Result<()> {
-    // Cargo adds --bench.
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let words: Vec<String> = std::env::args().skip(1).collect();
     let what = words.first().map_or("map", String::as_str);
-    let count: u64 = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(100_000);
+    let count: u64 = words
+        .get(1)
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(100_000);
     let pool = Pool::new(WORKERS)?;
     // Everybody is there.
     pool.map(square, 0..1_000)?;
@@ -78,7 +76,10 @@ fn main() -> procession::Result<()> {
             std::thread::sleep(Duration::from_secs(count));
             for (pid, before) in pool.pids().into_iter().zip(before) {
                 let used = (processor_time(pid) - before) as f64 / 1e6 / count as f64;
-                println!("worker: {used:.3} ms of processor time a second, {} KiB resident", resident(pid));
+                println!(
+                    "worker: {used:.3} ms of processor time a second, {} KiB resident",
+                    resident(pid)
+                );
             }
         }
         other => eprintln!("{other}? one of map, map-one, apply, uneven, idle"),
@@ -92,7 +93,10 @@ fn say(figure: f64) {
 
 /// Nanoseconds on a processor, of all threads.
 fn processor_time(pid: u32) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
     tasks
         .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok())
         .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok())
