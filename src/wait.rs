@@ -6,6 +6,7 @@
 //!
 //! | object | is ready when |
 //! |---|---|
+//! | [`AsyncResult`](crate::pool::AsyncResult) | its value, or the error in its place, is there |
 //! | [`Process`](crate::Process) | it has ended, however that came about |
 //! | [`Queue`](crate::Queue), [`JoinableQueue`](crate::JoinableQueue), [`SimpleQueue`](crate::SimpleQueue) | there is an item, or there will be none any more |
 //!

@@ -198,6 +198,17 @@ fn async_results_are_asked_in_every_way() -> Result<()> {
 }
 
 #[test]
+fn several_async_results_are_waited_for_at_once() -> Result<()> {
+    let pool = Pool::new(2)?;
+    let long = pool.apply_async(nap, (600_000,))?;
+    let short = pool.apply_async(nap, (1,))?;
+    assert_eq!(procession::wait(&[&long, &short], Some(LONG))?, [1]);
+    pool.terminate();
+    assert_eq!(procession::wait(&[&long, &short], Some(LONG))?, [0, 1]);
+    Ok(())
+}
+
+#[test]
 fn imap_of_an_endless_input_reads_it_a_bounded_way_ahead() -> Result<()> {
     let pool = Pool::new(2)?;
     let read = AtomicU64::new(0);

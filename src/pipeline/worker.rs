@@ -355,6 +355,11 @@ impl<T: Payload> Lease<T> {
         self.assigned.tries_left
     }
 
+    /// The task's bytes.
+    pub(crate) const fn body(&self) -> &crate::wire::body::Body {
+        &self.assigned.body
+    }
+
     /// The task.
     ///
     /// # Errors

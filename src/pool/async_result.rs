@@ -8,11 +8,12 @@ use serde::de::DeserializeOwned;
 
 use super::job::{Job, Reader};
 use crate::error::Result;
+use crate::wait::{Waitable, Watch, sealed};
 
 /// The value of an [`apply_async`](super::Pool::apply_async) or [`map_async`](super::Pool::map_async), which may not be there yet.
 ///
 /// It can be asked any number of times, by several threads at once. It need not be: dropped, its calls are made all the same.
-/// Nobody waits for ever: when the pool is dropped or terminated, or cannot go on, the value is an error that says so.
+/// With [`wait`](crate::wait()) one can wait for several, and for processes and queues beside them. Nobody waits for ever: when the pool is dropped or terminated, or cannot go on, the value is an error that says so.
 ///
 /// ```
 /// use procession::Pool;
@@ -102,6 +103,18 @@ impl<R> AsyncResult<R> {
     #[must_use]
     pub fn successful(&self) -> Option<bool> {
         self.job.successful()
+    }
+}
+
+impl<R> sealed::Sealed for AsyncResult<R> {}
+
+impl<R> Waitable for AsyncResult<R> {
+    fn is_ready(&self) -> bool {
+        self.ready()
+    }
+
+    fn watch<'a>(&'a self, watch: &mut Watch<'a>) {
+        watch.subscribe(&self.job.subscribers);
     }
 }
 

@@ -11,7 +11,7 @@ use serde_bytes::ByteBuf;
 use super::callbacks::Callbacks;
 use super::child::Orders;
 use super::crew::{Crew, Settings};
-use super::gather::gather;
+use super::gather::{deal_with, watch};
 use super::job::End;
 use super::table::Table;
 use super::{Inner, Parts, Pool};
@@ -192,7 +192,6 @@ impl PoolBuilder {
         if let Some(Endpoint::Tcp { host, .. }) = &public {
             sink = sink.gather_on(host.clone());
         }
-        let sink: Sink<Body> = sink.connect(&name)?;
         let table = Arc::new(Table::new(ventilator.intake().clone()));
         let inner = Arc::new(Inner {
             table: Arc::clone(&table),
@@ -207,11 +206,16 @@ impl PoolBuilder {
             feeds: Mutex::default(),
             callbacks: Callbacks::default(),
         });
+        let deliver = {
+            let inner = Arc::clone(&inner);
+            Box::new(move |results| deal_with(&inner, results))
+        };
+        let sink: Sink<Body> = sink.deliver(deliver).connect(&name)?;
         let gatherer = {
             let inner = Arc::clone(&inner);
             std::thread::Builder::new()
                 .name("pool-results".to_owned())
-                .spawn(move || gather(&inner, sink))
+                .spawn(move || watch(&inner, sink))
                 .map_err(|error| Error::system("cannot start a thread of the pool", error))?
         };
         // From here on dropping the pool ends what has been started.

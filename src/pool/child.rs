@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -149,21 +150,26 @@ impl Caller<'_> {
             self.busy.store(true, Ordering::Release);
             let mut answers = Vec::with_capacity(leases.len());
             let mut since = Instant::now();
+            let mut done = 0u32;
             let mut leases = leases.into_iter();
             while let Some(lease) = leases.next() {
-                let bytes = match lease.task().map(|body| body.to_bytes()) {
-                    Ok(Ok(bytes)) => bytes,
-                    Ok(Err(error)) => {
-                        let why = format!("its arguments cannot be read back: {error}");
-                        answers.push((lease, Answer::failed(why)));
-                        continue;
-                    }
-                    Err(why) => {
-                        answers.push((lease, Answer::failed(why)));
-                        continue;
-                    }
+                // Small ones are in memory, and need not be touched more than this.
+                let read;
+                let bytes: &[u8] = match lease.body() {
+                    Body::Memory(bytes) => bytes,
+                    body => match body.to_bytes() {
+                        Ok(bytes) => {
+                            read = bytes;
+                            &read
+                        }
+                        Err(error) => {
+                            let why = format!("its arguments cannot be read back: {error}");
+                            answers.push((lease, Answer::failed(why)));
+                            continue;
+                        }
+                    },
                 };
-                let chunk = match Chunk::read(&bytes) {
+                let chunk = match Chunk::read(bytes) {
                     Ok(chunk) => chunk,
                     Err(why) => {
                         answers.push((lease, Answer::failed(why)));
@@ -178,9 +184,13 @@ impl Caller<'_> {
                     // in other hands.
                     slot.finish_many(answers.drain(..));
                     let rest: Vec<Lease<Body>> = leases.by_ref().collect();
-                    leases = self.call_limited(&mut slot, lease, chunk, rest).into_iter();
+                    let bytes = Bytes::copy_from_slice(bytes);
+                    leases = self
+                        .call_limited(&mut slot, lease, &bytes, rest)
+                        .into_iter();
                 }
-                if since.elapsed() > GROUP {
+                done += 1;
+                if done % 16 == 0 && since.elapsed() > GROUP {
                     slot.finish_many(answers.drain(..));
                     since = Instant::now();
                 }
@@ -195,7 +205,7 @@ impl Caller<'_> {
         let Manner { cut, .. } = chunk.manner;
         let mut entries = Entries::results(chunk.arguments.left());
         let mut exit = 0;
-        let began = Instant::now();
+        let began = (cut > 0).then(Instant::now);
         let mut glance = 1;
         let known = self.find(chunk.name);
         for arguments in chunk.arguments {
@@ -209,7 +219,9 @@ impl Caller<'_> {
                     entries.push_fault(&fault);
                 }
             }
-            if cut > 0 && entries.count() >= glance {
+            if entries.count() >= glance
+                && let Some(began) = began
+            {
                 let taken = began.elapsed();
                 if taken.as_millis() as u64 >= cut {
                     break;
@@ -227,9 +239,16 @@ impl Caller<'_> {
         &mut self,
         slot: &mut Slot<Body, Body>,
         lease: Lease<Body>,
-        chunk: Chunk<'_>,
+        chunk: &[u8],
         rest: Vec<Lease<Body>>,
     ) -> Vec<Lease<Body>> {
+        let chunk = match Chunk::read(chunk) {
+            Ok(chunk) => chunk,
+            Err(why) => {
+                slot.finish(lease, Answer::failed(why));
+                return rest;
+            }
+        };
         let Manner { limit, cut } = chunk.manner;
         let known = self.find(chunk.name);
         let entries = Entries::results(chunk.arguments.left());

@@ -92,7 +92,11 @@ pub(super) struct Entries {
 impl Entries {
     /// Arguments of a chunk.
     pub(super) fn arguments(name: &str, manner: Manner) -> Self {
-        let mut bytes = Vec::with_capacity(name.len() + 64);
+        Self::arguments_behind(Vec::with_capacity(name.len() + 64), name, manner)
+    }
+
+    /// Arguments of a chunk whose bytes begin where `bytes` ends.
+    pub(super) fn arguments_behind(mut bytes: Vec<u8>, name: &str, manner: Manner) -> Self {
         written!(
             put::write_array_len(&mut bytes, 4),
             put::write_str(&mut bytes, name),

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::Inner;
@@ -17,6 +18,8 @@ use crate::wire::body::{Body, BodyWriter, IN_MEMORY};
 const CHUNK_BYTES: usize = 32 << 10;
 /// Arguments under way have so many bytes at most, unless workers would have nothing to do.
 const BYTES_UNDER_WAY: u64 = 8 << 20;
+/// Chunks of a group share an allocation up to about this size, in bytes.
+const ARENA: usize = 16 << 10;
 /// Chunks are handed in in groups of so many at most.
 const GROUP: usize = 256;
 /// An input that gives an item after so long only is waited for no longer than necessary.
@@ -30,7 +33,20 @@ pub(super) struct Feed<A, I> {
     given: u64,
     ended: bool,
     scratch: Vec<u8>,
+    /// The bytes of a group of chunks, so that small ones share an allocation.
+    arena: Vec<u8>,
+    /// The input was slow.
+    slow: bool,
     arguments: PhantomData<fn(A)>,
+}
+
+/// A chunk that is written, before its group is handed in.
+struct Draft {
+    first: u64,
+    calls: u32,
+    len: usize,
+    /// Where it is when it is too large for the arena.
+    body: Option<Body>,
 }
 
 impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
@@ -42,6 +58,8 @@ impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
             given: 0,
             ended: false,
             scratch: Vec::new(),
+            arena: Vec::new(),
+            slow: true,
             arguments: PhantomData,
         }
     }
@@ -63,7 +81,8 @@ impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
     pub(super) fn fill_all(&mut self) -> Result<()> {
         while !self.ended {
             if let Some(entry) = self.next_chunk(1) {
-                let handed_in = self.pool.table.hand_in(vec![entry], false);
+                let group = self.entries(vec![entry]);
+                let handed_in = self.pool.table.hand_in(group, false);
                 handed_in.map_err(|end| end.error())?;
             }
         }
@@ -88,21 +107,27 @@ impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
                 return Ok(());
             }
             let mut group = Vec::new();
+            self.arena = Vec::with_capacity(ARENA);
             let mut bytes = room.bytes;
             let since = Instant::now();
             let mut slow = false;
             while open > 0 && !self.ended && group.len() < GROUP {
-                let Some(entry) = self.next_chunk(workers) else {
+                let Some(draft) = self.next_chunk(workers) else {
                     continue;
                 };
-                bytes += entry.body.len();
-                open = open.saturating_sub(entry.calls.into());
-                group.push(entry);
-                slow = since.elapsed() > SLOW_INPUT;
-                if slow || bytes >= BYTES_UNDER_WAY {
+                bytes += draft.len as u64;
+                open = open.saturating_sub(draft.calls.into());
+                group.push(draft);
+                // The clock is not looked at for each of many, unless the input was slow before.
+                if self.slow || group.len() % 16 == 0 || open == 0 {
+                    slow = since.elapsed() > SLOW_INPUT;
+                }
+                if slow || bytes >= BYTES_UNDER_WAY || self.arena.len() >= ARENA {
                     break;
                 }
             }
+            self.slow = slow;
+            let group = self.entries(group);
             let handed: u64 = group.iter().map(|entry| u64::from(entry.calls)).sum();
             self.pool
                 .table
@@ -120,15 +145,17 @@ impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
     }
 
     /// The next chunk; `None` when there was no item that can be sent.
-    fn next_chunk(&mut self, workers: u32) -> Option<Entry> {
+    fn next_chunk(&mut self, workers: u32) -> Option<Draft> {
         let (least, most) = self.items.size_hint();
         let left = most.filter(|most| *most == least).map(|most| most as u64);
         let calls = self.job.chunk(left, workers);
         let first = self.given;
         let rules = &self.job.rules;
-        let mut entries = Entries::arguments(rules.task, rules.manner);
+        let start = self.arena.len();
+        let arena = std::mem::take(&mut self.arena);
+        let mut entries = Entries::arguments_behind(arena, rules.task, rules.manner);
         let mut unsent = None;
-        while entries.count() < calls && entries.len() < CHUNK_BYTES {
+        while entries.count() < calls && entries.len() - start < CHUNK_BYTES {
             let Some(item) = self.items.next() else {
                 self.ended = true;
                 break;
@@ -150,23 +177,45 @@ impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
             self.lost(self.given - 1, 1, why);
         }
         let calls = entries.count();
+        self.arena = entries.finish();
         if calls == 0 {
+            self.arena.truncate(start);
             return None;
         }
-        match to_body(entries.finish()) {
-            Ok(body) => Some(Entry {
-                first,
-                calls,
-                body,
-                left: rules.retries,
-                job: Arc::clone(&self.job),
-            }),
-            Err(error) => {
-                let why = format!("there is no room for its arguments: {error}");
-                self.lost(first, calls, why);
-                None
+        let len = (self.arena.len() - start) as u64;
+        let body = if len <= IN_MEMORY as u64 {
+            None
+        } else {
+            match to_body(self.arena.split_off(start)) {
+                Ok(body) => Some(body),
+                Err(error) => {
+                    let why = format!("there is no room for its arguments: {error}");
+                    self.lost(first, calls, why);
+                    return None;
+                }
             }
-        }
+        };
+        Some(Draft {
+            first,
+            calls,
+            len: len as usize,
+            body,
+        })
+    }
+
+    /// The chunks of a group, each with its part of the arena.
+    fn entries(&mut self, group: Vec<Draft>) -> Vec<Entry> {
+        let mut arena = Bytes::from(std::mem::take(&mut self.arena));
+        let entries = group.into_iter().map(|draft| Entry {
+            first: draft.first,
+            calls: draft.calls,
+            body: draft
+                .body
+                .unwrap_or_else(|| Body::Memory(arena.split_to(draft.len))),
+            left: self.job.rules.retries,
+            job: Arc::clone(&self.job),
+        });
+        entries.collect()
     }
 
     fn lost(&self, first: u64, calls: u32, why: String) {

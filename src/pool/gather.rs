@@ -6,6 +6,7 @@
 //! | one of its first calls only (the worker left, or the chunk took too long) | the job has these, the rest is handed in anew |
 //! | its worker died | a single call is run again, alone on its worker, as often as `retries` says; of a chunk nobody knows which call it was, so it is run again in parts, each alone, that become single calls with the last retry |
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::chunk::{self, Manner};
 use super::feed::to_body;
 use super::job::{End, Fewer, Job, Lost, Segment, What};
 use super::table::Entry;
-use crate::pipeline::{Got, Outcome, Sink};
+use crate::hub::gather::Arrived;
+use crate::pipeline::{Got, Sink};
 use crate::wire::body::Body;
 
 /// The exit status of a chunk whose last call took longer than its limit.
@@ -24,8 +26,6 @@ pub(super) const FAILED: i32 = 1;
 
 /// How often to look whether workers of other programs are there.
 const GLANCE: Duration = Duration::from_millis(500);
-/// So many results are dealt with at once.
-const TURN: usize = 1024;
 
 /// What is told to one job at once.
 #[derive(Default)]
@@ -34,45 +34,33 @@ struct News {
     fewer: Fewer,
 }
 
-/// Reads results until the pill, or until the sink is told to leave.
-pub(super) fn gather(pool: &Arc<Inner>, mut sink: Sink<Body>) {
-    let mut batch = Vec::new();
+/// Waits until the pill, or until the sink is told to leave; tells then all who wait.
+pub(super) fn watch(pool: &Arc<Inner>, mut sink: Sink<Body>) {
     let why = loop {
-        // A pool without processes of its own looks from time to time whether anybody is there.
+        // Results do not come this way: they are delivered. A pool without processes of its own looks from time to time whether
+        // anybody is there.
         let next = match pool.patience {
-            None => sink
-                .get()
-                .map(|outcome| outcome.map_or(Got::Ended, |it| Got::Outcome(Box::new(it)))),
+            None => sink.get().map(|_| Got::Ended),
             Some(_) => sink.get_timeout(GLANCE),
         };
         match next {
-            Ok(Got::Outcome(outcome)) => batch.push(*outcome),
-            Ok(Got::Nothing) => {
-                pool.check_patience();
-                continue;
-            }
             Ok(Got::Ended) => break "the pool has ended".to_owned(),
+            Ok(_) => pool.check_patience(),
             Err(error) => break format!("the pool's results cannot be gathered: {error}"),
         }
-        while batch.len() < TURN
-            && let Ok(Got::Outcome(outcome)) = sink.try_get()
-        {
-            batch.push(*outcome);
-        }
-        deal_with(pool, &mut batch);
-        pool.refill();
     };
     pool.table.end(&End::Ended(why));
     pool.refill();
 }
 
-fn deal_with(pool: &Arc<Inner>, batch: &mut Vec<Outcome<Body>>) {
-    let entries = pool.table.take(batch.iter().map(|outcome| outcome.id));
+/// Takes results to their jobs. Runs in the sink's thread.
+pub(super) fn deal_with(pool: &Arc<Inner>, results: VecDeque<Arrived>) {
+    let entries = pool.table.take(results.iter().map(|result| result.id));
     let mut job: Option<Arc<Job>> = None;
     let mut news = News::default();
-    for (outcome, entry) in batch.drain(..).zip(entries) {
+    for (result, entry) in results.into_iter().zip(entries) {
         // One whose pool has ended is nobody's.
-        let Some(mut entry) = entry else {
+        let Some(entry) = entry else {
             continue;
         };
         if !job.as_ref().is_some_and(|job| Arc::ptr_eq(job, &entry.job)) {
@@ -81,26 +69,22 @@ fn deal_with(pool: &Arc<Inner>, batch: &mut Vec<Outcome<Body>>) {
         }
         news.fewer.calls += u64::from(entry.calls);
         news.fewer.bytes += entry.body.len();
-        let failed = outcome.failed();
-        let (exit, time, attempt_of) = (outcome.exit, outcome.time, outcome.id);
-        match outcome.result {
-            Ok(body) => returned(pool, entry, &body, exit, time, &mut news),
-            Err(error) => match pool.orders.take_verdict(attempt_of) {
-                Some(verdict) => {
-                    let how = pool.how_it_died(verdict.pid, &verdict.host);
-                    died(pool, entry, verdict.pid, &verdict.host, how, &mut news);
-                }
-                None => {
-                    let why = error.message;
-                    entry.left = 0;
-                    lost(&entry, Lost::Bytes(why), &mut news);
-                }
-            },
+        news.fewer.failed |= result.exit != 0;
+        if !result.error {
+            let time = Duration::from_micros(result.micros);
+            returned(pool, entry, &result.body, result.exit, time, &mut news);
+        } else if let Some(verdict) = pool.orders.take_verdict(result.id) {
+            let how = pool.how_it_died(verdict.pid, &verdict.host);
+            died(pool, entry, verdict.pid, &verdict.host, how, &mut news);
+        } else {
+            let text = result.body.to_bytes().unwrap_or_default();
+            let why = String::from_utf8_lossy(&text).into_owned();
+            lost(&entry, Lost::Bytes(why), &mut news);
         }
-        news.fewer.failed |= failed;
     }
     tell(job.as_ref(), &mut news);
     pool.table.dealt();
+    pool.refill();
 }
 
 fn tell(job: Option<&Arc<Job>>, news: &mut News) {

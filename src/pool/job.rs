@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::chunk::{Fault, Manner, Results, kind};
 use super::pace::Pace;
 use crate::error::{Error, Result};
+use crate::wait::Subscribers;
 
 /// How a job's calls are made, and what is done about those that fail.
 #[derive(Clone, Debug)]
@@ -87,6 +88,8 @@ pub(super) struct Job {
     pub(super) rules: Rules,
     state: Mutex<State>,
     changed: Condvar,
+    /// Those who wait for this and other things at once.
+    pub(super) subscribers: Subscribers,
 }
 
 struct State {
@@ -134,6 +137,7 @@ impl Job {
                 abandoned: false,
             }),
             changed: Condvar::new(),
+            subscribers: Subscribers::default(),
         })
     }
 
@@ -216,6 +220,9 @@ impl Job {
         drop(state);
         if wake {
             self.changed.notify_all();
+        }
+        if over {
+            self.subscribers.wake();
         }
         if let Some(call) = on_done {
             call(self);

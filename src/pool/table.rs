@@ -3,10 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
-
 use super::job::{End, Job};
 use crate::hub::intake::Intake;
+use crate::hub::task_table::TaskTable;
 use crate::wire::body::Body;
 
 /// One task of the pipeline: some calls of a job that follow one another.
@@ -29,7 +28,7 @@ pub(super) struct Table {
 
 #[derive(Default)]
 struct State {
-    entries: FxHashMap<u64, Entry>,
+    entries: TaskTable<Entry>,
     /// Jobs whose input has not ended, and which hand in the rest by themselves.
     feeding: usize,
     closed: bool,
@@ -98,7 +97,7 @@ impl Table {
     /// The entries of these tasks, which are no longer out.
     pub(super) fn take(&self, ids: impl Iterator<Item = u64>) -> Vec<Option<Entry>> {
         let mut state = self.state();
-        let taken = ids.map(|id| state.entries.remove(&id)).collect();
+        let taken = ids.map(|id| state.entries.remove(id)).collect();
         state.out_since = (!state.entries.is_empty()).then(Instant::now);
         taken
     }
@@ -130,7 +129,7 @@ impl Table {
             std::mem::take(&mut state.entries)
         };
         self.changed.notify_all();
-        for entry in entries.into_values() {
+        for entry in entries.values() {
             entry.job.end(end);
         }
     }
