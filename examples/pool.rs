@@ -42,9 +42,9 @@ fn main() -> procession::Result<()> {
     // The input has no end; what is read of it is what is asked for, and a little more.
     let over_a_million = pool
         .imap(square, 1..)?
-        .find(|square| square.as_ref().is_ok_and(|square| *square > 1_000_000));
-    if let Some(square) = over_a_million {
-        println!("imap: the first square over a million is {}", square?);
+        .find(|found| found.as_ref().is_ok_and(|&n| n > 1_000_000));
+    if let Some(found) = over_a_million {
+        println!("imap: the first square over a million is {}", found?);
     }
 
     let mut done_by: BTreeMap<u32, u32> = BTreeMap::new();

@@ -16,7 +16,7 @@
 //!     let first_over_1000 = pool
 //!         .imap(square, 0..)?
 //!         .map_while(Result::ok)
-//!         .find(|square| *square > 1000);
+//!         .find(|&n| n > 1000);
 //!     assert_eq!(first_over_1000, Some(1024));
 //!     Ok(())
 //! }
