@@ -29,6 +29,8 @@ pub(crate) struct Dial {
     reached: bool,
     ever_heard: bool,
     link_lost: bool,
+    /// An attempt to connect found nobody.
+    failed: bool,
     /// Why it was told to ask again later.
     refusal: Option<(Instant, String)>,
 }
@@ -55,6 +57,7 @@ impl Dial {
             reached: false,
             ever_heard: false,
             link_lost: false,
+            failed: false,
             refusal: None,
         })
     }
@@ -126,6 +129,11 @@ impl Dial {
         self.link_lost
     }
 
+    /// Whether an attempt to connect found nobody.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     pub(crate) fn is_greeting(&self) -> bool {
         self.hello_at.is_some()
     }
@@ -148,7 +156,10 @@ impl Dial {
                     self.connected = false;
                     self.link_lost = true;
                 }
-                LinkEvent::Failed => log::trace!("{}: no connection yet", self.endpoint),
+                LinkEvent::Failed => {
+                    self.failed = true;
+                    log::trace!("{}: no connection yet", self.endpoint);
+                }
                 LinkEvent::Foreign(why) => {
                     self.broken += 1;
                     log::debug!("{}: {why}", self.endpoint);
