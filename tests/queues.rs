@@ -52,7 +52,10 @@ fn an_empty_queue_says_so_at_once_or_after_the_time() -> Outcome {
         let before = Instant::now();
         assert!(matches!(queue.get_timeout(SOON), Err(Error::Empty)));
         assert!(before.elapsed() >= SOON);
-        assert!(matches!(queue.get_timeout(Duration::ZERO), Err(Error::Empty)));
+        assert!(matches!(
+            queue.get_timeout(Duration::ZERO),
+            Err(Error::Empty)
+        ));
         assert_eq!(Error::Empty.to_string(), "the queue is empty");
         // A time beyond every clock's end is no error.
         queue.put(1)?;
@@ -70,7 +73,9 @@ fn a_full_queue_gives_the_item_back_at_once_or_after_the_time() -> Outcome {
         }
         assert!(queue.is_full()?);
         assert_eq!((queue.len()?, queue.maxsize()), (3, Some(3)));
-        let full = queue.try_put("four".to_owned()).expect_err("there is no room");
+        let full = queue
+            .try_put("four".to_owned())
+            .expect_err("there is no room");
         assert_eq!(full.item, "four");
         assert!(matches!(full.why, Error::Full { maxsize: 3 }), "{full:?}");
         assert_eq!(
@@ -212,7 +217,11 @@ fn shutdown_now_drops_what_is_there_and_what_had_been_sent_ahead() -> Outcome {
         }
         queue.shutdown_now()?;
         let left = rest(&queue)?;
-        assert!(left.len() < 20_000, "{} items came all the same", left.len());
+        assert!(
+            left.len() < 20_000,
+            "{} items came all the same",
+            left.len()
+        );
         until("it is empty", || Ok(queue.is_empty()?))?;
         assert!(matches!(queue.try_get(), Err(Error::ShutDown)));
         Ok(())
@@ -397,7 +406,10 @@ fn get_slowly(queue: Numbers, got: Numbers, go: Queue<()>) -> procession::Result
 #[procession::task]
 fn put_until_full(queue: Numbers, time: u64) -> procession::Result<u64> {
     let mut count = 0;
-    while queue.put_timeout(count, Duration::from_millis(time)).is_ok() {
+    while queue
+        .put_timeout(count, Duration::from_millis(time))
+        .is_ok()
+    {
         count += 1;
     }
     Ok(count)
@@ -541,7 +553,10 @@ fn a_slow_getter_holds_nothing_that_an_idle_one_could_have() -> Outcome {
         assert_eq!(slow + fast, 400);
         // Each second that the whole takes the slow one may have one; had it held more, it would have taken longer.
         let seconds = before.elapsed().as_secs();
-        assert!(slow <= seconds + 1, "the slow one got {slow} in {seconds} s");
+        assert!(
+            slow <= seconds + 1,
+            "the slow one got {slow} in {seconds} s"
+        );
         Ok(())
     })
 }
@@ -625,8 +640,21 @@ fn items_of_all_sizes_up_to_64_mib_go_there_and_back_in_order() -> Outcome {
             let (there, back) = (open()?, open()?);
             let child = Process::spawn(echo_bytes, (there.clone(), back.clone()))?;
             let sizes = [
-                0, 1, 20_475, 20_476, 20_480, 20_481, 40_000, 65_535, 65_536, 1 << 20, (1 << 20) + 1,
-                3, 5 << 20, 64 << 20, 7,
+                0,
+                1,
+                20_475,
+                20_476,
+                20_480,
+                20_481,
+                40_000,
+                65_535,
+                65_536,
+                1 << 20,
+                (1 << 20) + 1,
+                3,
+                5 << 20,
+                64 << 20,
+                7,
             ];
             let putter = {
                 let there = there.clone();
@@ -696,7 +724,10 @@ fn an_item_that_cannot_be_decoded_is_an_error_and_the_next_one_comes() -> Outcom
         let error = queue.get().expect_err("it is not divisible");
         let text = error.to_string();
         assert!(matches!(error, Error::Encoding { .. }), "{text}");
-        assert!(text.contains(&queue.endpoint()) && text.contains("by four"), "{text}");
+        assert!(
+            text.contains(&queue.endpoint()) && text.contains("by four"),
+            "{text}"
+        );
         assert_eq!(next(&queue)?, Moody(8));
         assert!(queue.is_empty()?);
         Ok(())
@@ -713,7 +744,10 @@ fn a_panic_while_an_item_is_decoded_costs_that_item_alone() -> Outcome {
             let getter = queue.clone();
             got.push(std::thread::spawn(move || getter.get()).join().ok());
         }
-        let got: Vec<_> = got.into_iter().map(|got| got.and_then(Result::ok)).collect();
+        let got: Vec<_> = got
+            .into_iter()
+            .map(|got| got.and_then(Result::ok))
+            .collect();
         assert_eq!(got, [Some(Moody(4)), None, Some(Moody(8)), None]);
         assert!(matches!(queue.try_get(), Err(Error::Empty)));
         queue.put(Moody(12))?;
@@ -754,11 +788,17 @@ fn queues_and_processes_are_waited_for_together() -> Outcome {
         // What is waited for and not taken is not kept from others.
         simple.put(3)?;
         one.put(4)?;
-        until("both are ready", || Ok(wait(&[&one, &simple], None)?.len() == 2))?;
+        until("both are ready", || {
+            Ok(wait(&[&one, &simple], None)?.len() == 2)
+        })?;
         let taker = Process::spawn(get_one_of, (one.clone(),))?;
         assert_eq!(value(&taker)?, 4);
         one.shutdown()?;
-        assert_eq!(wait(&[&one], Some(DEADLINE))?, [0], "the end is something, too");
+        assert_eq!(
+            wait(&[&one], Some(DEADLINE))?,
+            [0],
+            "the end is something, too"
+        );
         Ok(())
     })
 }

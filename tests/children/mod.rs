@@ -96,7 +96,9 @@ pub fn assert_each_once(mut found: Vec<u64>, expected: std::ops::Range<u64>) {
         .filter(|number| found.binary_search(number).is_err())
         .collect();
     assert!(
-        twice.is_empty() && missing.is_empty() && found.len() as u64 == expected.end - expected.start,
+        twice.is_empty()
+            && missing.is_empty()
+            && found.len() as u64 == expected.end - expected.start,
         "of {expected:?}: {} twice ({:?}…), {} missing ({:?}…)",
         twice.len(),
         twice.iter().take(5).collect::<Vec<_>>(),
