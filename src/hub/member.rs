@@ -20,7 +20,7 @@ use self::asking::Asking;
 use self::getting::Getting;
 use self::putting::{Putting, UnderWay};
 use super::consumer::lane::Lane;
-use super::dial::{Dial, Need, say_malformed};
+use super::dial::{Dial, MEMBER, Need, say_malformed};
 use super::hand_over::HandedOver;
 use super::host::{CREATOR_LEFT, host_name, machine_id};
 use super::outbox::choose;
@@ -201,7 +201,7 @@ impl Member {
             watchers: Subscribers::default(),
             patience: settings.patience,
         });
-        let dial = Dial::new("member of a queue", &settings.endpoint, settings.patience)?;
+        let dial = Dial::new(MEMBER, &settings.endpoint, settings.patience)?;
         let now = Instant::now();
         let mut member = Self {
             run: settings.run,
