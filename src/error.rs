@@ -145,6 +145,63 @@ pub enum Error {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// A task that a pool ran has no value: it panicked, returned an error, or could not be run.
+    #[error("task {task} (call {call}) {how} in worker process {pid} on {host}{}: {message}", at(.location.as_deref()))]
+    TaskFailed {
+        /// The task's name.
+        task: String,
+        /// Which call, counted from 0 in the order of the items.
+        call: u64,
+        /// In which way.
+        how: &'static str,
+        /// The panic's message, or the error's text.
+        message: String,
+        /// Where it panicked: file, line and column.
+        location: Option<String>,
+        /// The worker's process.
+        pid: u32,
+        /// The worker's host.
+        host: String,
+    },
+    /// A task that a pool ran took longer than it may; its worker was replaced.
+    #[error("task {task} (call {call}) took longer than its limit of {} in worker process {pid} on {host}, which was ended", seconds(*.limit))]
+    TaskTimedOut {
+        /// The task's name.
+        task: String,
+        /// Which call, counted from 0 in the order of the items.
+        call: u64,
+        /// How long it might have taken.
+        limit: Duration,
+        /// The worker's process.
+        pid: u32,
+        /// The worker's host.
+        host: String,
+    },
+    /// A worker died while it ran this task, and it was tried as often as it may be.
+    #[error(
+        "task {task} (call {call}) was given up: worker process {pid} on {host} {how} while it ran it, in attempt {attempt}; \
+         look for what the task does to its process (memory, aborts), or allow more attempts with `retries`"
+    )]
+    WorkerDied {
+        /// The task's name.
+        task: String,
+        /// Which call, counted from 0 in the order of the items.
+        call: u64,
+        /// The last worker's process.
+        pid: u32,
+        /// Its host.
+        host: String,
+        /// What it died of, as far as that is known.
+        how: String,
+        /// Which attempt that was, from 1.
+        attempt: u32,
+    },
+    /// No worker of a pool gets through its start.
+    #[error("the pool's workers do not start: {why}")]
+    PoolStart {
+        /// What the last one died of.
+        why: String,
+    },
     /// The pipeline has ended or was stopped, and takes no more.
     #[error("{0}")]
     Ended(String),
@@ -193,6 +250,67 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Everything that was sent has been received, and nobody is left to send more: all processes that held the other end of the
+    /// pipe have closed it or died.
+    #[error("end of file: every process that held the other end of the pipe has closed it or died")]
+    EndOfFile,
+    /// Nobody is left to receive what is sent.
+    #[error(
+        "broken pipe: every process that held the other end has closed it or died; the message was not sent"
+    )]
+    BrokenPipe,
+    /// Another process uses this end of the pipe.
+    #[error(
+        "this end of the pipe is in use by process {}; one process at a time can use an end: close it there, or make a pipe for each",
+        pid.map_or_else(|| "(unknown)".to_owned(), |pid| pid.to_string())
+    )]
+    Busy {
+        /// The process that has it, if it could be read.
+        pid: Option<u32>,
+    },
+    /// The connection, listener or queue was closed in this process.
+    #[error("this connection was closed in this process")]
+    ConnectionClosed,
+    /// The next message on the pipe is of the other kind, and stays.
+    #[error(
+        "the next message on this pipe is {}",
+        if *bytes { "bytes, which recv_bytes takes; recv takes what send has sent" } else { "a value, which recv takes; recv_bytes takes what send_bytes has sent" }
+    )]
+    OtherKind {
+        /// It is bytes; otherwise a value.
+        bytes: bool,
+    },
+    /// The next message on the pipe is longer than allowed, and stays.
+    #[error(
+        "the next message has {len} bytes, and at most {limit} were asked for; receive it with a larger limit or buffer"
+    )]
+    TooLong {
+        /// Its length, in bytes.
+        len: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// A buffer has no such part.
+    #[error(
+        "a buffer of {len} bytes has no {} bytes from {offset} on", size.map_or_else(String::new, |size| size.to_string())
+    )]
+    OutOfRange {
+        /// Where the part was to begin, in bytes.
+        offset: usize,
+        /// Its length, in bytes.
+        size: Option<usize>,
+        /// What the buffer has, in bytes.
+        len: usize,
+    },
+    /// A one-way pipe has no such direction.
+    #[error(
+        "this end of a one-way pipe can only {}; Pipe::new makes one for both directions",
+        if *can_send { "send" } else { "receive" }
+    )]
+    OneWay {
+        /// It can send; otherwise it can receive.
+        can_send: bool,
+    },
     /// The system refused something else.
     #[error("{what}: {source}")]
     System {
@@ -213,6 +331,12 @@ impl Error {
     }
 }
 
+fn at(location: Option<&str>) -> String {
+    location
+        .map(|location| format!(" at {location}"))
+        .unwrap_or_default()
+}
+
 fn perhaps(similar: &[String]) -> String {
     match similar.is_empty() {
         true => String::new(),
@@ -228,6 +352,7 @@ fn advice_on_starting(source: &io::Error) -> &'static str {
         Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
             "; each running child costs two descriptors (see ulimit -n)"
         }
+        Some(rustix::io::Errno::NOENT) => "; it is found by /proc/self/exe: /proc must be mounted",
         Some(rustix::io::Errno::AGAIN) => "; there are too many processes (see ulimit -u)",
         _ => "",
     }

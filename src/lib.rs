@@ -12,7 +12,11 @@
 //! |---|---|
 //! | [`pipeline`] | ventilator, workers and sink |
 //! | [`command`] | tasks that are commands, as the `procession` program runs them |
+//! | [`pool`] | a pool of processes that run tasks: `map`, `apply`, `imap` |
 //! | [`process`](mod@process) | processes that run a function, or a type's `run` method |
+//! | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] | items from any number of putters to any number of getters |
+//! | [`pipe`] | two ends, each in any process |
+//! | [`mod@bytes`] | binary items |
 //! | [`registry`] | the program's tasks by name |
 //! | [`wait`](mod@wait) | waiting for the first of several things |
 //! | [`hub`] | the mechanism beneath: who holds what, and who gets what next |
@@ -22,11 +26,14 @@
 extern crate self as procession;
 
 mod at_exit;
+pub mod bytes;
 pub mod command;
 pub mod error;
 pub mod hub;
 mod joinable_queue;
+pub mod pipe;
 pub mod pipeline;
+pub mod pool;
 pub mod process;
 mod queue;
 pub mod registry;
@@ -34,8 +41,11 @@ mod simple_queue;
 pub mod wait;
 pub mod wire;
 
+pub use crate::bytes::Bytes;
 pub use error::{Error, Result};
 pub use joinable_queue::JoinableQueue;
+pub use pipe::{Client, Connection, Listener, Pipe};
+pub use pool::Pool;
 pub use process::{Process, Run};
 pub use procession_macros::{main, process, task};
 pub use queue::{Item, Iter, PutError, Queue, QueueBuilder};

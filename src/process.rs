@@ -27,7 +27,23 @@
 //! parent, and has an empty standard input (see [`Builder::stdin`]).
 //!
 //! With [`#[procession::main]`](macro@crate::main) the task is run instead of the user's `main`. Without it (under `cargo test`, or
-//! in a program that has its own `main`) it is run before `main`, so the code in `main` is never run by a child.
+//! in a program that has its own `main`) it is run before `main`, so the code in `main` is never run by a child:
+//!
+//! ```
+//! # use procession::Process;
+//! #[procession::task]
+//! fn add(left: u64, right: u64) -> u64 {
+//!     left + right
+//! }
+//!
+//! fn main() -> procession::Result<()> {
+//!     let process = Process::spawn(add, (1, 2))?;
+//!     assert_eq!(process.join()?, 3);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Such a program joins its processes itself: when its `main` returns they are ended.
 //!
 //! # How it ends
 //!
@@ -118,6 +134,17 @@ impl Process<()> {
     ///     Process::spawn(clock, ("three",))?;
     ///     Ok(())
     /// }
+    /// ```
+    ///
+    /// Nor does what is no task, a closure for example:
+    ///
+    /// ```compile_fail,E0277
+    /// # use procession::Process;
+    /// fn clock(interval: f64) {}
+    /// # fn main() -> procession::Result<()> {
+    /// Process::spawn(clock, (3.0,))?;
+    /// # Ok(())
+    /// # }
     /// ```
     ///
     /// # Errors
@@ -284,4 +311,15 @@ pub type AnyProcess = Process<IgnoredAny>;
 #[must_use]
 pub fn active_children() -> Vec<AnyProcess> {
     children::living().into_iter().map(Process::of).collect()
+}
+
+/// How many processors this process may use: its affinity and its control group's quota count, not only what the machine has. At
+/// least 1.
+///
+/// ```
+/// assert!(procession::process::cpu_count() >= 1);
+/// ```
+#[must_use]
+pub fn cpu_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

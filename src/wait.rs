@@ -6,6 +6,7 @@
 //!
 //! | object | is ready when |
 //! |---|---|
+//! | [`AsyncResult`](crate::pool::AsyncResult) | its value, or the error in its place, is there |
 //! | [`Process`](crate::Process) | it has ended, however that came about |
 //! | [`Queue`](crate::Queue), [`JoinableQueue`](crate::JoinableQueue), [`SimpleQueue`](crate::SimpleQueue) | there is an item, or there will be none any more |
 //!
@@ -31,7 +32,7 @@
 //!
 //! # How it works
 //!
-//! An object with a thread of its own keeps [`Subscribers`] and wakes them when it may have become ready; one without gives a
+//! An object with a thread of its own keeps a list of subscribers and wakes them when it may have become ready; one without gives a
 //! descriptor to poll. A wake-up is only a reason to look again, so one too many does no harm.
 
 use std::fmt;

@@ -2,12 +2,14 @@
 //!
 //! They are built by `cargo test`; for this file alone, `cargo build --examples` comes first.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Ends a test that hangs; far more than any of them takes.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -106,4 +108,41 @@ fn however_main_ends_nobody_is_left_and_workers_are_joined_if_that_can_be() {
         assert!(err.contains(said), "{way}: {err}");
         assert!(said.contains("lost") || err == said, "{way}: {err}");
     }
+}
+
+#[test]
+fn children_are_joined_where_the_system_reaps_them_by_itself() {
+    let endings = example("endings");
+    let ignores = "trap '' CHLD; exec \"$0\" return";
+    let ended = run(Command::new("sh")
+        .args(["-c", ignores])
+        .arg(endings.get_program()));
+    let (out, err) = (text(&ended.stdout), text(&ended.stderr));
+    assert!(
+        ended.status.success() && out.contains("worker: done"),
+        "{out}{err}"
+    );
+    assert!(!out.contains("daemon: done"), "{out}{err}");
+}
+
+#[test]
+fn ctrl_c_reaches_parent_and_children() {
+    let mut command = example("clock");
+    let (out, writer) = std::io::pipe().expect("a pipe");
+    let mut clock = command
+        .args(["1000000", "3600"])
+        .process_group(0)
+        .stdout(writer)
+        .spawn()
+        .expect("it starts");
+    command.stdout(Stdio::null());
+    let mut lines = BufReader::new(out).lines();
+    for _ in 0..2 {
+        let line = lines.next().expect("a clock tells the time").expect("text");
+        assert!(line.contains("the time is"), "{line}");
+    }
+    kill_process_group(Pid::from_child(&clock), Signal::INT).expect("it is there");
+    let status = clock.wait().expect("it ends");
+    assert_eq!(status.signal(), Some(2));
+    assert_eq!(lines.count(), 0, "until nobody holds its output");
 }

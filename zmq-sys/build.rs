@@ -17,6 +17,15 @@ fn main() {
     let libsodium =
         zeromq_src::LibLocation::new(folder("DEP_SODIUM_LIB"), folder("DEP_SODIUM_INCLUDE"));
 
+    // What its own build finds out on Linux, and `zeromq-src` does not say: threads wake one another by an eventfd, which is one
+    // descriptor and a brief call, instead of a pair of Unix sockets; and descriptors are never inherited, not even for a moment.
+    let on_linux = match env::var("CARGO_CFG_TARGET_OS").as_deref() {
+        Ok("linux" | "android") => {
+            "-DZMQ_HAVE_EVENTFD -DZMQ_HAVE_EVENTFD_CLOEXEC -DZMQ_HAVE_SOCK_CLOEXEC"
+        }
+        _ => "",
+    };
+
     // SAFETY: this process has one thread.
     unsafe {
         // libzmq is on the path of every message: optimised in each profile, also in tests.
@@ -26,7 +35,7 @@ fn main() {
         // Its warnings are not ours to mend, and cargo would print each of them.
         for flags in ["CFLAGS", "CXXFLAGS"] {
             // And its epoll descriptors must not be inherited by the commands that we start.
-            let ours = "-w -DZMQ_IOTHREAD_POLLER_USE_EPOLL_CLOEXEC";
+            let ours = format!("-w -DZMQ_IOTHREAD_POLLER_USE_EPOLL_CLOEXEC {on_linux}");
             let theirs = env::var(flags).unwrap_or_default();
             env::set_var(flags, format!("{theirs} {ours}"));
         }

@@ -41,6 +41,13 @@ mod task;
 /// Its name is that of its module and its own, `program::module::add`, which differs if the module is moved or the program
 /// renamed. `#[task(name = "add")]` gives another, for programs of different builds that are to find each other's tasks.
 ///
+/// A reference cannot be sent, nor can another process be told of a closure or of type arguments:
+///
+/// ```compile_fail
+/// #[procession::task]
+/// fn greet(name: &str) {}
+/// ```
+///
 /// What is written as a function becomes a value of a type of that name, which can be called like the function, and derefs to a
 /// function pointer (`*add` where a `fn(u64, u64) -> u64` is wanted). One difference shows: a variable cannot have the name of a
 /// task that is in scope (`let add = …` is error E0530), so name it for what it is, `sum` above.

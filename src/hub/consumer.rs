@@ -60,6 +60,26 @@ pub(crate) struct Consumer {
     goodbye_at: Option<Instant>,
     goodbye_heard: bool,
     link_retry: Option<Instant>,
+    /// What poll has said.
+    ready: Ready,
+}
+
+/// Where there is something to read: a message, and an event of the link. A socket that has nothing is not asked, because each
+/// question is a system call.
+#[derive(Clone, Copy)]
+struct Ready {
+    dial: (bool, bool),
+    lane: (bool, bool),
+    outbox: (bool, bool),
+}
+
+impl Ready {
+    /// Before the first poll.
+    const ALL: Self = Self {
+        dial: (true, true),
+        lane: (true, true),
+        outbox: (true, true),
+    };
 }
 
 impl Consumer {
@@ -102,26 +122,44 @@ impl Consumer {
         }
     }
 
-    fn wait(&self, timeout: Duration) -> Result<()> {
+    fn wait(&mut self, timeout: Duration) -> Result<()> {
         let mut sockets = vec![&self.dial.socket];
         sockets.extend(self.lane.as_ref().map(|lane| &lane.socket));
         sockets.extend(self.outbox.socket.as_ref());
-        poll(&sockets, &self.shared.waker, timeout).map(drop)
+        let mut ready = poll(&sockets, &self.shared.waker, timeout)?.into_iter();
+        let nothing = (false, false);
+        self.ready = Ready {
+            dial: ready.next().unwrap_or(nothing),
+            lane: self
+                .lane
+                .as_ref()
+                .and_then(|_| ready.next())
+                .unwrap_or(nothing),
+            outbox: ready.next().unwrap_or(nothing),
+        };
+        Ok(())
     }
 
     /// Everything that can be done without waiting.
     fn pump(&mut self) -> Result<()> {
-        self.dial.read_links()?;
-        while let Some(bytes) = self.dial.recv() {
+        let ready = self.ready;
+        if ready.dial.1 {
+            self.dial.read_links()?;
+        }
+        while ready.dial.0
+            && let Some(bytes) = self.dial.recv()
+        {
             match frame::decode(&bytes) {
                 Ok(message) => self.on_control(message)?,
                 Err(error) => say_malformed("worker", &error),
             }
         }
-        self.read_lane();
+        if ready.lane.0 || ready.lane.1 {
+            self.read_lane(ready.lane.1);
+        }
         self.read_slots();
         self.read_orders();
-        if self.outbox.link_lost() {
+        if ready.outbox.1 && self.outbox.link_lost() {
             // Not at once: who refuses a connection would be asked without pause.
             self.link_retry = Some(Instant::now() + Duration::from_millis(100));
             self.outbox.socket = None;

@@ -46,6 +46,21 @@ pub(crate) struct Arrived {
     pub(crate) cost: u64,
 }
 
+impl Arrived {
+    /// What is said of it when it is kept.
+    pub(crate) const fn kept(&self) -> Kept {
+        Kept {
+            first: self.id,
+            count: 1,
+            attempt: self.attempt,
+            worker: self.worker,
+            exit: self.exit,
+            signal: self.signal,
+            micros: self.micros,
+        }
+    }
+}
+
 /// What the program and the event loop share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -163,6 +178,9 @@ impl Shared {
     }
 }
 
+/// Takes results in place of the queue, in the sink's own thread: nobody has to be woken for them. They count as kept.
+pub(crate) type Deliver = Box<dyn FnMut(VecDeque<Arrived>) + Send>;
+
 /// What a sink needs to know.
 pub(crate) struct Settings {
     pub(crate) endpoint: Endpoint,
@@ -173,6 +191,7 @@ pub(crate) struct Settings {
     pub(crate) peer: PeerId,
     pub(crate) patience: Duration,
     pub(crate) ordered: bool,
+    pub(crate) deliver: Option<Deliver>,
 }
 
 /// What the ventilator said at the welcome.
@@ -303,8 +322,10 @@ impl Gather {
 
     fn serve(&mut self) -> Result<()> {
         let mut next_tick = Instant::now() + self.heartbeat / 2;
+        // What poll has said of control, results and acknowledgements; before the first one all are asked.
+        let mut ready = vec![(true, true); 3];
         loop {
-            self.pump()?;
+            self.pump(&ready)?;
             if self.goodbye {
                 return Ok(());
             }
@@ -314,7 +335,7 @@ impl Gather {
             }
             let mut sockets = vec![&self.dial.socket, &self.results];
             sockets.extend(self.acks.as_ref());
-            poll(&sockets, &self.shared.waker, timeout)?;
+            ready = poll(&sockets, &self.shared.waker, timeout)?;
             let now = Instant::now();
             if now > next_tick + self.heartbeat {
                 self.dial.slept(now - next_tick);
@@ -326,17 +347,27 @@ impl Gather {
         }
     }
 
-    fn pump(&mut self) -> Result<()> {
-        self.dial.read_links()?;
-        while let Some(bytes) = self.dial.recv() {
+    /// Everything that can be done without waiting. A socket that has nothing is not asked: each question is a system call.
+    fn pump(&mut self, ready: &[(bool, bool)]) -> Result<()> {
+        let on = |at: usize| ready.get(at).copied().unwrap_or_default();
+        if on(0).1 {
+            self.dial.read_links()?;
+        }
+        while on(0).0
+            && let Some(bytes) = self.dial.recv()
+        {
             match frame::decode(&bytes) {
                 Ok(message) => self.on_control(message)?,
                 Err(error) => say_malformed("sink", &error),
             }
         }
-        self.read_results();
+        if on(1).0 || self.shared.leave.load(Ordering::Acquire) {
+            self.read_results();
+        }
         self.send_acks();
-        if let Some(acks) = &self.acks {
+        if on(2).1
+            && let Some(acks) = &self.acks
+        {
             let lost = acks.link_events().iter().any(LinkEvent::is_loss);
             if lost && self.pill.is_none() {
                 self.acks = None;
@@ -481,7 +512,22 @@ impl Gather {
         if !again.is_empty() {
             self.shared.acknowledge(&mut again);
         }
-        if !fresh.is_empty() {
+        if let Some(deliver) = &mut self.settings.deliver {
+            if !fresh.is_empty() {
+                let mut kept = self
+                    .shared
+                    .kept
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                for arrived in &fresh {
+                    let key = (arrived.worker, arrived.link);
+                    *kept.absorbed.entry(key).or_default() += arrived.cost;
+                    kept.push(arrived.kept());
+                }
+                drop(kept);
+                deliver(fresh);
+            }
+        } else if !fresh.is_empty() {
             let mut queue = self.shared.queue();
             let was_empty = queue.arrived.is_empty();
             queue.arrived.append(&mut fresh);

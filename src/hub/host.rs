@@ -58,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) tries: u32,
     /// It is a queue.
     pub(crate) queue: Option<QueueInfo>,
+    /// After how many deaths alone a task is given up.
+    pub(crate) deaths: u8,
 }
 
 struct Peer {
@@ -116,6 +118,8 @@ pub(crate) struct Host {
     held_back: bool,
     /// Since when tasks wait in the intake.
     intake_since: Option<Instant>,
+    /// Process and host of those who died since decisions were carried out last.
+    died: Vec<(PeerId, u32, String)>,
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
@@ -142,6 +146,8 @@ impl Host {
         let now = Instant::now();
         let run = settings.run;
         let queue = settings.queue;
+        let mut ledger = Ledger::new();
+        ledger.set_deaths(settings.deaths);
         let mut host = Self {
             settings,
             control,
@@ -150,7 +156,7 @@ impl Host {
             waker,
             intake,
             orders,
-            ledger: Ledger::new(),
+            ledger,
             peers: FxHashMap::default(),
             routes: HashMap::new(),
             sink: None,
@@ -165,6 +171,7 @@ impl Host {
             abandoned: false,
             held_back: false,
             intake_since: None,
+            died: Vec::new(),
             alone_since: now,
             sinkless_since: now,
             error: None,
@@ -282,8 +289,12 @@ impl Host {
             false => None,
         };
         let tries = self.settings.tries;
-        for body in tasks {
-            self.ledger.put(body, tries);
+        for task in tasks {
+            if task.alone {
+                self.ledger.put_alone(task.body, tries);
+            } else {
+                self.ledger.put(task.body, tries);
+            }
         }
         if ended {
             self.ledger.end();

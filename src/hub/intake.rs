@@ -26,6 +26,8 @@ struct State {
     hungry: bool,
     /// Somebody has nothing to do.
     starving: bool,
+    /// Tasks put in all: the number of the last.
+    count: u64,
     /// No more will be put.
     ended: bool,
     /// The host takes no more.
@@ -37,6 +39,15 @@ enum Entry {
     /// So many bytes of [`State::bytes`].
     Small(u32),
     Whole(Body),
+    /// To be run by a consumer that runs nothing else.
+    Alone(Body),
+}
+
+/// A task as the host takes it.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    pub(crate) body: Body,
+    pub(crate) alone: bool,
 }
 
 /// Bodies up to this size are gathered, in bytes.
@@ -75,20 +86,37 @@ impl Intake {
         if state.closed || state.ended {
             return Err(body);
         }
-        state.room -= 1;
-        match body {
-            Body::Memory(small) if small.len() <= SMALL => {
-                state.bytes.extend_from_slice(&small);
-                state.tasks.push(Entry::Small(small.len() as u32));
-            }
-            body => state.tasks.push(Entry::Whole(body)),
+        state.push(body);
+        self.wake_if_due(&mut state);
+        Ok(())
+    }
+
+    /// Puts tasks without waiting for room, for a caller that bounds by itself how many are under way; the number of the first.
+    /// `None` when the host takes no more. A task `alone` is run by a consumer that runs nothing else.
+    pub(crate) fn put_now(&self, bodies: Vec<Body>, alone: bool) -> Option<u64> {
+        let mut state = self.state();
+        if state.closed || state.ended {
+            return None;
         }
-        // A host that starves is woken for one task; while it has work, for a group.
+        let first = state.count + 1;
+        for body in bodies {
+            if alone {
+                state.count += 1;
+                state.tasks.push(Entry::Alone(body));
+            } else {
+                state.push(body);
+            }
+        }
+        self.wake_if_due(&mut state);
+        Some(first)
+    }
+
+    /// A host that starves is woken for one task; while it has work, for a group.
+    fn wake_if_due(&self, state: &mut State) {
         if state.hungry && (state.starving || state.tasks.len() >= GROUP) {
             state.hungry = false;
             self.waker.wake();
         }
-        Ok(())
     }
 
     pub(crate) fn end(&self) {
@@ -98,7 +126,7 @@ impl Intake {
 
     /// The host: what was put, and whether it was the last. `room`: how many tasks more it can take now; `eager`: take even a
     /// small group; otherwise it is left to grow.
-    pub(crate) fn take(&self, room: u64, eager: bool) -> (Vec<Body>, bool) {
+    pub(crate) fn take(&self, room: u64, eager: bool) -> (Vec<Fresh>, bool) {
         let mut state = self.state();
         state.hungry = true;
         state.starving = eager;
@@ -135,7 +163,7 @@ impl Intake {
 }
 
 /// Cuts gathered bodies apart again, so that those that share an allocation share a small one.
-fn bodies(entries: Vec<Entry>, mut bytes: &[u8]) -> Vec<Body> {
+fn bodies(entries: Vec<Entry>, mut bytes: &[u8]) -> Vec<Fresh> {
     let mut bodies = Vec::with_capacity(entries.len());
     let mut shared = Bytes::new();
     let mut left = entries.iter().map(Entry::gathered).sum::<usize>();
@@ -147,21 +175,39 @@ fn bodies(entries: Vec<Entry>, mut bytes: &[u8]) -> Vec<Body> {
                     // A whole number of bodies is not needed: what is cut off is copied again.
                     shared = Bytes::copy_from_slice(&bytes[..left.min(SHARED.max(len))]);
                 }
-                bodies.push(Body::Memory(shared.split_to(len)));
+                bodies.push(Fresh {
+                    body: Body::Memory(shared.split_to(len)),
+                    alone: false,
+                });
                 bytes = &bytes[len..];
                 left -= len;
             }
-            Entry::Whole(body) => bodies.push(body),
+            Entry::Whole(body) => bodies.push(Fresh { body, alone: false }),
+            Entry::Alone(body) => bodies.push(Fresh { body, alone: true }),
         }
     }
     bodies
+}
+
+impl State {
+    fn push(&mut self, body: Body) {
+        self.count += 1;
+        self.room = self.room.saturating_sub(1);
+        match body {
+            Body::Memory(small) if small.len() <= SMALL => {
+                self.bytes.extend_from_slice(&small);
+                self.tasks.push(Entry::Small(small.len() as u32));
+            }
+            body => self.tasks.push(Entry::Whole(body)),
+        }
+    }
 }
 
 impl Entry {
     const fn gathered(&self) -> usize {
         match self {
             Self::Small(len) => *len as usize,
-            Self::Whole(_) => 0,
+            Self::Whole(_) | Self::Alone(_) => 0,
         }
     }
 }

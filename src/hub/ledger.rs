@@ -31,7 +31,7 @@ use crate::wire::body::Body;
 use crate::wire::frame::{PeerId, TaskId};
 use crate::wire::id_set::IdSet;
 
-/// A task that kills its worker so often while it runs alone is given up.
+/// A task that kills its worker so often while it runs alone is given up, unless [`Ledger::set_deaths`] says otherwise.
 pub const DEATHS_ALONE: u8 = 3;
 /// How many tasks may be unfinished at once; under keep-order, how far ahead of the lowest unfinished task input is read.
 pub const WINDOW: u64 = 16_384;
@@ -131,6 +131,8 @@ pub struct Ledger {
     memory: u64,
     /// The largest body in memory so far.
     largest: u64,
+    /// How many deaths alone a task is given up after; 0: after the first at which it had started.
+    pub(super) deaths: u8,
     ordered: bool,
     ended: bool,
     halted: bool,
@@ -165,6 +167,7 @@ impl Ledger {
             next_id: 1,
             memory: 0,
             largest: 0,
+            deaths: DEATHS_ALONE,
             ordered: false,
             ended: false,
             halted: false,
@@ -184,6 +187,17 @@ impl Ledger {
     pub fn put(&mut self, body: Body, tries: u32) -> TaskId {
         let id = self.add(body, tries, 0);
         self.waiting.push_back(id);
+        self.waiting_count += 1;
+        id
+    }
+
+    /// Adds the next task as a suspect: it is leased to a consumer that runs nothing else.
+    pub fn put_alone(&mut self, body: Body, tries: u32) -> TaskId {
+        let id = self.add(body, tries, 0);
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.suspect = true;
+        }
+        self.suspects.insert(id);
         self.waiting_count += 1;
         id
     }
@@ -241,6 +255,11 @@ impl Ledger {
                 .consumers
                 .values()
                 .any(|consumer| consumer.credit() > 0 && consumer.idle_slots() > 0)
+    }
+
+    /// After how many deaths alone a task is given up (3); 0: after the first at which it had started.
+    pub fn set_deaths(&mut self, deaths: u8) {
+        self.deaths = deaths;
     }
 
     /// Whether [`deal`](Self::deal) is to be called again before long, even if nothing comes.

@@ -44,4 +44,4 @@ pub(crate) mod lane;
 pub mod ledger;
 pub(crate) mod member;
 pub(crate) mod outbox;
-mod task_table;
+pub(crate) mod task_table;

@@ -8,7 +8,7 @@ use crate::wire::frame::TaskId;
 const PAGE: u64 = 256;
 
 #[derive(Debug)]
-pub(super) struct TaskTable<T> {
+pub(crate) struct TaskTable<T> {
     pages: FxHashMap<u64, Page<T>>,
     len: usize,
 }
@@ -29,16 +29,16 @@ impl<T> Default for TaskTable<T> {
 }
 
 impl<T> TaskTable<T> {
-    pub(super) fn get(&self, id: TaskId) -> Option<&T> {
+    pub(crate) fn get(&self, id: TaskId) -> Option<&T> {
         self.pages.get(&(id / PAGE))?.entries[(id % PAGE) as usize].as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, id: TaskId) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, id: TaskId) -> Option<&mut T> {
         self.pages.get_mut(&(id / PAGE))?.entries[(id % PAGE) as usize].as_mut()
     }
 
     /// Adds an entry; the id must be a new one.
-    pub(super) fn insert(&mut self, id: TaskId, entry: T) {
+    pub(crate) fn insert(&mut self, id: TaskId, entry: T) {
         let page = self.pages.entry(id / PAGE).or_insert_with(|| Page {
             entries: (0..PAGE).map(|_| None).collect(),
             len: 0,
@@ -49,7 +49,7 @@ impl<T> TaskTable<T> {
         }
     }
 
-    pub(super) fn remove(&mut self, id: TaskId) -> Option<T> {
+    pub(crate) fn remove(&mut self, id: TaskId) -> Option<T> {
         let page = self.pages.get_mut(&(id / PAGE))?;
         let entry = page.entries[(id % PAGE) as usize].take()?;
         page.len -= 1;
@@ -60,17 +60,17 @@ impl<T> TaskTable<T> {
         Some(entry)
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.pages
             .values()
             .flat_map(|page| page.entries.iter().flatten())
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 }

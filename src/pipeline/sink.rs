@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Cause, check_dial, check_reach, panic_text, random_id};
 use crate::error::{Error, Result};
-use crate::hub::gather::{Arrived, Gather, Joined, KeptBox, Settings, Shared, Waited};
+use crate::hub::gather::{Arrived, Deliver, Gather, Joined, KeptBox, Settings, Shared, Waited};
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{Kept, Pill};
@@ -129,6 +129,7 @@ pub struct SinkBuilder {
     insecure: bool,
     ordered: bool,
     by_hand: bool,
+    deliver: Option<Deliver>,
 }
 
 impl SinkBuilder {
@@ -173,6 +174,13 @@ impl SinkBuilder {
     #[must_use]
     pub fn keep_order(mut self, ordered: bool) -> Self {
         self.ordered = ordered;
+        self
+    }
+
+    /// Gives results to this function, in the sink's own thread, instead of to who asks for them.
+    #[must_use]
+    pub(crate) fn deliver(mut self, deliver: Deliver) -> Self {
+        self.deliver = Some(deliver);
         self
     }
 
@@ -221,6 +229,7 @@ impl SinkBuilder {
                 peer: random_id()?,
                 patience: self.patience,
                 ordered: self.ordered,
+                deliver: self.deliver,
             },
             |shared, dir| {
                 if let Some(call) = self.on_dial {
@@ -276,6 +285,7 @@ impl Sink<()> {
             insecure: false,
             ordered: false,
             by_hand: false,
+            deliver: None,
         }
     }
 }
@@ -404,7 +414,7 @@ impl<R: Payload> Sink<R> {
                 if !self.before.contains(arrived.id) {
                     return Some(arrived);
                 }
-                self.mine.push(kept(&arrived));
+                self.mine.push(arrived.kept());
             }
         };
         loop {
@@ -420,7 +430,7 @@ impl<R: Payload> Sink<R> {
             let arrived = self.here.pop_front()?;
             absorb(&mut self.mine, &arrived);
             if self.before.contains(arrived.id) {
-                self.mine.push(kept(&arrived));
+                self.mine.push(arrived.kept());
                 continue;
             }
             if arrived.id == turn.next {
@@ -433,7 +443,7 @@ impl<R: Payload> Sink<R> {
 
     fn outcome(&mut self, arrived: Arrived) -> Outcome<R> {
         let receipt = Receipt {
-            kept: kept(&arrived),
+            kept: arrived.kept(),
         };
         if !self.by_hand {
             self.given = Some(receipt);
@@ -579,18 +589,6 @@ impl SinkHandle {
     /// Leaves: [`Sink::get`] gives what has arrived, and then ends.
     pub fn leave(&self) {
         self.shared.leave();
-    }
-}
-
-fn kept(arrived: &Arrived) -> Kept {
-    Kept {
-        first: arrived.id,
-        count: 1,
-        attempt: arrived.attempt,
-        worker: arrived.worker,
-        exit: arrived.exit,
-        signal: arrived.signal,
-        micros: arrived.micros,
     }
 }
 

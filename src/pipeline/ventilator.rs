@@ -57,6 +57,7 @@ pub struct VentilatorBuilder {
     title: String,
     tries: u32,
     private: bool,
+    deaths: u8,
 }
 
 impl VentilatorBuilder {
@@ -128,6 +129,19 @@ impl VentilatorBuilder {
         self
     }
 
+    /// How often a worker may die of a task that it runs alone before the task is given up and reported as failed (3).
+    #[must_use]
+    pub const fn deaths(mut self, deaths: u8) -> Self {
+        self.deaths = if deaths == 0 { 1 } else { deaths };
+        self
+    }
+
+    /// A task is reported as failed at the first death of a worker that had started it, and [`Orders::take_verdict`] says who died.
+    pub(crate) const fn report_first_death(mut self) -> Self {
+        self.deaths = 0;
+        self
+    }
+
     /// Listens at an endpoint in this user's private directory too, where [`status`] without an endpoint finds the run.
     #[must_use]
     pub const fn listed(mut self) -> Self {
@@ -175,6 +189,7 @@ impl VentilatorBuilder {
             title: self.title,
             tries: self.tries,
             queue: None,
+            deaths: self.deaths,
         };
         let (host, endpoints) = Host::bind(
             settings,
@@ -250,6 +265,16 @@ impl<T: Payload> Ventilator<T> {
         self.join()
     }
 
+    /// For callers that bound by themselves how much is under way.
+    pub(crate) fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// What the host shows other threads.
+    pub(crate) fn orders(&self) -> &Arc<Orders> {
+        &self.orders
+    }
+
     /// This run's private directory, with its sockets; it is removed at the end.
     #[must_use]
     pub fn private_dir(&self) -> &std::path::Path {
@@ -316,6 +341,7 @@ impl Ventilator<()> {
             title: String::new(),
             tries: 1,
             private: false,
+            deaths: crate::hub::ledger::DEATHS_ALONE,
         }
     }
 }

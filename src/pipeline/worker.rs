@@ -33,6 +33,7 @@ pub struct Worker {
     slots: u32,
     peer: u64,
     job: Vec<u8>,
+    on_end: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// How a [`Worker`] shall be.
@@ -42,6 +43,7 @@ pub struct WorkerBuilder {
     insecure: bool,
     on_kill: Option<Box<dyn Fn() + Send>>,
     on_dial: Option<Box<dyn FnOnce(WorkerHandle) + Send>>,
+    on_end: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl WorkerBuilder {
@@ -103,7 +105,15 @@ impl WorkerBuilder {
             slots: self.slots,
             peer,
             job,
+            on_end: self.on_end,
         })
+    }
+
+    /// Called when the worker has left its ventilator, before it waits for slots that still run something.
+    #[must_use]
+    pub fn on_end(mut self, call: impl FnOnce() + Send + 'static) -> Self {
+        self.on_end = Some(Box::new(call));
+        self
     }
 
     /// Called with the worker's handle before it dials, so that a wait for a ventilator can be broken off.
@@ -142,6 +152,7 @@ impl Worker {
             insecure: false,
             on_kill: None,
             on_dial: None,
+            on_end: None,
         }
     }
 
@@ -255,6 +266,9 @@ impl Worker {
                 }
             }
             let ended = consumer.run();
+            if let Some(call) = self.on_end {
+                call();
+            }
             for slot in slots {
                 if let Err(panic) = slot.join() {
                     log::error!("a slot's thread panicked: {}", panic_text(&*panic));
@@ -341,6 +355,11 @@ impl<T: Payload> Lease<T> {
         self.assigned.tries_left
     }
 
+    /// The task's bytes.
+    pub(crate) const fn body(&self) -> &crate::wire::body::Body {
+        &self.assigned.body
+    }
+
     /// The task.
     ///
     /// # Errors
@@ -394,6 +413,11 @@ impl<T: Payload, R: Payload> Slot<T, R> {
     #[must_use]
     pub fn get(&self) -> Option<Lease<T>> {
         self.get_many(1)?.pop()
+    }
+
+    /// Tasks of about a millisecond in all; waits for the first. `None` when there will be none.
+    pub(crate) fn get_group(&self) -> Option<Vec<Lease<T>>> {
+        self.get_many(self.shared.grain())
     }
 
     /// Up to `most` tasks; waits for the first. `None` when there will be none.

@@ -1,20 +1,21 @@
 //! What a process is given before it is started.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::Signal;
 use serde::Serialize;
 
-use super::channel::{Channel, Order};
+use super::channel::{Answer, Channel, Order, Outgoing};
 use super::child::Child;
-use super::children::{children, send};
+use super::children::children;
 use super::identity::{as_parent, current_process, next_child};
 use super::stdio::Stdio;
 use super::{Process, Run, inside, start};
 use crate::error::{Error, Result};
+use crate::pipe::transit::{InTransit, gather};
 use crate::registry::{self, Task};
 
 /// A process that is not started yet: its name, whether it is a daemon, its environment and its standard streams.
@@ -129,7 +130,9 @@ impl Builder {
     /// # Errors
     /// As [`Process::spawn`].
     pub fn start<P: Run>(self, process: P) -> Result<Process<P::Output>> {
+        // Without its module and, of `Type<Argument>`, without those.
         let path = std::any::type_name::<P>();
+        let path = path.split('<').next().unwrap_or(path);
         let kind = path.rsplit("::").next().unwrap_or(path);
         self.launch(kind, P::NAME, &process)
     }
@@ -143,7 +146,8 @@ impl Builder {
         }
         // Before there is a child that could find it out.
         registry::find(task)?;
-        let arguments = rmp_serde::to_vec(args).map_err(|error| Error::Encoding {
+        let (arguments, in_transit) = gather(|| rmp_serde::to_vec(args));
+        let arguments = arguments.map_err(|error| Error::Encoding {
             what: format!("cannot encode the arguments of {task}"),
             why: error.to_string(),
         })?;
@@ -157,7 +161,7 @@ impl Builder {
             as_parent(),
             &arguments,
         );
-        self.start_child(name.clone(), &order, arguments)
+        self.start_child(name.clone(), &order, arguments, in_transit)
             .map_err(|source| Error::Start { name, source })
     }
 
@@ -166,6 +170,7 @@ impl Builder {
         name: String,
         order: &Order,
         arguments: Vec<u8>,
+        in_transit: InTransit,
     ) -> io::Result<Process<R>> {
         inside::check_that_children_are_known()?;
         let children = children()?;
@@ -174,20 +179,21 @@ impl Builder {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let ours = Channel(ours);
         // Most orders are small, and then they are there before the child is.
-        let mut outgoing = VecDeque::from([order.encode()?, arguments]);
-        let mut sent = 0;
-        send(&mut outgoing, &mut sent, &ours);
-        if let Some(first) = outgoing.front_mut() {
-            first.drain(..sent);
-        }
+        let mut outgoing = Outgoing::new(order.encode()?, arguments);
+        outgoing.send(&ours);
 
         let (stdin, our_stdin) = self.stdin.open(true)?;
         let (stdout, our_stdout) = self.stdout.open(false)?;
         let (stderr, our_stderr) = self.stderr.open(false)?;
         let pid = start::start(&theirs, [stdin, stdout, stderr], &self.variables)?;
         drop(theirs);
-        let child = Arc::new(Child::new(pid, name, self.is_daemon));
-        children.add(Arc::clone(&child), ours, outgoing)?;
+        let child = Arc::new(Child::new(pid, name, self.is_daemon, in_transit));
+        if let Err(error) = children.add(Arc::clone(&child), ours, outgoing) {
+            // Nobody would watch it.
+            let _ = child.signal(Signal::KILL);
+            child.reap(Answer::Nothing);
+            return Err(error);
+        }
         Ok(Process {
             stdin: our_stdin.map(Into::into),
             stdout: our_stdout.map(Into::into),

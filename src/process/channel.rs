@@ -129,6 +129,58 @@ impl Write for &Channel {
     }
 }
 
+/// An order as it goes out, as the channel takes it.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// What comes first is last.
+    parts: Vec<Vec<u8>>,
+    /// How much of the next part is sent.
+    sent: usize,
+}
+
+impl Outgoing {
+    pub fn new(order: Vec<u8>, arguments: Vec<u8>) -> Self {
+        Self {
+            parts: vec![arguments, order],
+            sent: 0,
+        }
+    }
+
+    pub fn is_sent(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Sends as much as the channel takes now, but not more than a piece; returns whether there is no more to be sent.
+    pub fn send(&mut self, mut channel: &Channel) -> bool {
+        let mut left = PIECE;
+        while let Some(next) = self.parts.last() {
+            let rest = &next[self.sent..];
+            if rest.is_empty() {
+                self.parts.pop();
+                self.sent = 0;
+                continue;
+            }
+            if left == 0 {
+                return false;
+            }
+            match channel.write(&rest[..rest.len().min(left)]) {
+                Ok(written) => {
+                    self.sent += written;
+                    left -= written;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // The child is gone, and its exit says the rest.
+                Err(_) => {
+                    self.parts.clear();
+                    self.sent = 0;
+                }
+            }
+        }
+        true
+    }
+}
+
 /// An answer as it comes in, piece by piece.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use super::channel::Answer;
 use super::end::ProcessEnd;
 use crate::error::{Error, Result};
+use crate::pipe::transit::InTransit;
 use crate::wait::Subscribers;
 
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Child {
     /// cannot be somebody else's.
     end: Mutex<Option<Arc<End>>>,
     has_ended: Condvar,
+    /// Ends of pipes among its arguments: what it has not received when it ends, nobody will.
+    in_transit: Mutex<InTransit>,
     pub subscribers: Subscribers,
 }
 
@@ -31,13 +34,14 @@ pub(super) struct End {
 }
 
 impl Child {
-    pub fn new(pid: Pid, name: String, is_daemon: bool) -> Self {
+    pub fn new(pid: Pid, name: String, is_daemon: bool, in_transit: InTransit) -> Self {
         Self {
             pid,
             name,
             is_daemon,
             end: Mutex::new(None),
             has_ended: Condvar::new(),
+            in_transit: Mutex::new(in_transit),
             subscribers: Subscribers::default(),
         }
     }
@@ -127,6 +131,11 @@ impl Child {
         };
         *end = Some(Arc::new(End { code, answer }));
         drop(end);
+        let mut in_transit = self
+            .in_transit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(std::mem::take(&mut *in_transit));
         self.has_ended.notify_all();
         self.subscribers.wake();
     }

@@ -4,8 +4,6 @@
 //! for the channel's buffer; and reaps them at once, so that there are no zombies. It sleeps in one epoll, over two descriptors of
 //! each child: the channel, and the pidfd that says when it has exited.
 
-use std::collections::VecDeque;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,7 +13,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::channel::{Channel, Incoming, Progress};
+use super::channel::{Channel, Incoming, Outgoing, Progress};
 use super::child::Child;
 use crate::wait::timespec;
 
@@ -41,9 +39,7 @@ struct Link {
     /// None when the child has closed it.
     channel: Option<Channel>,
     exit: Option<OwnedFd>,
-    outgoing: VecDeque<Vec<u8>>,
-    /// How much of the first of them is sent.
-    sent: usize,
+    outgoing: Outgoing,
     incoming: Incoming,
 }
 
@@ -101,7 +97,7 @@ impl Children {
         &self,
         child: Arc<Child>,
         channel: Channel,
-        outgoing: VecDeque<Vec<u8>>,
+        outgoing: Outgoing,
     ) -> std::io::Result<()> {
         let mut table = self.lock();
         let key = table.next;
@@ -111,10 +107,9 @@ impl Children {
             child,
             channel: None,
             outgoing,
-            sent: 0,
             incoming: Incoming::default(),
         };
-        let interest = match link.outgoing.is_empty() {
+        let interest = match link.outgoing.is_sent() {
             true => EventFlags::IN,
             false => EventFlags::IN | EventFlags::OUT,
         };
@@ -165,7 +160,7 @@ impl Children {
         let Some(channel) = &link.channel else {
             return;
         };
-        if flags.contains(EventFlags::OUT) && send(&mut link.outgoing, &mut link.sent, channel) {
+        if flags.contains(EventFlags::OUT) && link.outgoing.send(channel) {
             let _ = epoll::modify(&self.epoll, &channel.0, channel_data(key), EventFlags::IN);
         }
         let may_read = EventFlags::IN | EventFlags::HUP | EventFlags::ERR;
@@ -221,27 +216,4 @@ fn channel_data(key: u64) -> EventData {
 
 fn exit_data(key: u64) -> EventData {
     EventData::new_u64(key << 1 | 1)
-}
-
-/// Sends as much as the channel takes now; returns whether there is no more to be sent.
-pub(super) fn send(
-    outgoing: &mut VecDeque<Vec<u8>>,
-    sent: &mut usize,
-    mut channel: &Channel,
-) -> bool {
-    while let Some(first) = outgoing.front() {
-        if *sent == first.len() {
-            outgoing.pop_front();
-            *sent = 0;
-            continue;
-        }
-        match channel.write(&first[*sent..]) {
-            Ok(written) => *sent += written,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
-            // The child is gone, and its exit says the rest.
-            Err(_) => outgoing.clear(),
-        }
-    }
-    true
 }

@@ -28,8 +28,13 @@ pub fn main<T>(main: impl FnOnce() -> T, report: impl FnOnce(T) -> ExitCode) -> 
     }
 }
 
-/// Joins the children that are no daemons, then ends the daemons.
+/// Joins the children that are no daemons, then ends the daemons, and lets what was sent on pipes leave this process.
 pub(super) fn finish() {
+    end_children();
+    crate::at_exit::run();
+}
+
+fn end_children() {
     // Again, for what other threads have started meanwhile.
     loop {
         let workers: Vec<_> = living()

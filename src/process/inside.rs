@@ -71,8 +71,20 @@ fn call_remaining_constructors() {
         #[link_name = "__init_array_end"]
         static END: [Option<Constructor>; 0];
     }
+    // SAFETY: it says only that the symbol may be missing, and then its address is null: some linkers do not define it in a
+    // shared library, which could not be loaded otherwise.
+    unsafe {
+        std::arch::asm!(
+            ".weak __init_array_end",
+            options(nomem, nostack, preserves_flags)
+        )
+    };
+    // Hidden from the compiler, for which a static is never at null.
+    let end = std::hint::black_box((&raw const END).cast::<Option<Constructor>>());
     let mut next = (&raw const BEFORE_MAIN).cast::<Option<Constructor>>();
-    let end = (&raw const END).cast::<Option<Constructor>>();
+    if end.is_null() {
+        return;
+    }
     loop {
         // SAFETY: the linker puts BEFORE_MAIN into the list, whose end it names, so what lies between them are its entries.
         // They are functions, called on the main thread in the list's order, as the system would. (It would give them the
@@ -97,16 +109,17 @@ pub(super) fn run_if_child() {
     }
 }
 
-/// A child that came to `main` without having been recognized, or past it, would start the whole program again and again.
+/// To be called before a child is started. A child that comes here has not run its task: this program has a `#[procession::main]`
+/// that is not what was run, as with documentation tests, of which several are one program. So the task is run now.
+///
+/// # Errors
+/// When the hook was not called, so that the whole program would be started again and again.
 pub(super) fn check_that_children_are_known() -> io::Result<()> {
-    let waits = TAKEN
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .is_some();
-    match waits || std::env::var_os(start::VARIABLE).is_some() {
-        false => Ok(()),
-        true => Err(io::Error::other(
-            "this process is a child itself and has not run its task; the function with #[procession::main] must be the program's main",
+    run_if_child();
+    match std::env::var_os(start::VARIABLE) {
+        None => Ok(()),
+        Some(_) => Err(io::Error::other(
+            "this process is a child itself and has not run its task: the program was linked without what is called before main",
         )),
     }
 }

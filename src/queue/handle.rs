@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::hub::host::{Host, Orders, Settings, Summary, host_name, machine_id};
 use crate::hub::intake::Intake;
+use crate::hub::ledger::DEATHS_ALONE;
 use crate::hub::member::{self, Member, Shared, Wait};
 use crate::pipeline::{check_dial, check_reach, random_id};
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{QueueInfo, RunId};
-use crate::wire::runtime_dir::RuntimeDir;
+use crate::wire::runtime_dir::{self, RuntimeDir};
 use crate::wire::wake::Waker;
 
 /// How long the end of a process waits for what it has put to be accepted, and a queue's creator for others to take what is left.
@@ -80,6 +81,7 @@ static LINGERING: Mutex<Vec<Hosted>> = Mutex::new(Vec::new());
 impl Inner {
     /// Makes a queue, hosted by this process.
     pub(super) fn create(plan: &Plan) -> Result<Arc<Self>> {
+        runtime_dir::sweep();
         let run = random_id()?;
         let dir = RuntimeDir::create(&format!("q{run:016x}"))?;
         let here = Endpoint::Inproc(format!("{run:016x}-queue"));
@@ -102,6 +104,7 @@ impl Inner {
             job: Vec::new(),
             title: "queue".to_owned(),
             tries: 1,
+            deaths: DEATHS_ALONE,
             queue: Some(plan.info),
         };
         let intake = Intake::new(waker.clone());

@@ -76,6 +76,38 @@ pub fn runs() -> Result<Vec<PathBuf>, Error> {
     Ok(controls)
 }
 
+/// Removes what killed programs left below this user's directory, once in a process: folders with locks that nobody holds.
+pub(crate) fn sweep() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let Ok(entries) =
+            base().and_then(|base| fs::read_dir(base).map_err(|e| Error::system("", e)))
+        else {
+            return;
+        };
+        for dir in entries.flatten().map(|entry| entry.path()) {
+            let locks: Vec<PathBuf> = fs::read_dir(&dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|end| end == "lock"))
+                .collect();
+            // One that is being made has a lock that is not held yet.
+            let old = fs::metadata(&dir)
+                .and_then(|found| found.modified())
+                .is_ok_and(|then| then.elapsed().is_ok_and(|age| age > NEW));
+            if old && !locks.is_empty() && !locks.iter().any(|lock| is_locked(lock)) {
+                log::debug!("removes {}, which a killed program left", dir.display());
+                let _ = fs::remove_dir_all(&dir);
+            }
+        }
+    });
+}
+
+/// A folder may be half made for so long.
+const NEW: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Whether the program that made this lock lives.
 fn is_locked(lock: &Path) -> bool {
     fs::File::open(lock).is_ok_and(|file| {

@@ -3,11 +3,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -54,6 +55,7 @@ pub(crate) enum Kind {
     Dealer,
     Push,
     Pull,
+    Pair,
 }
 
 /// What happened to a socket's connections, as its monitor tells.
@@ -124,6 +126,7 @@ impl Socket {
                 Kind::Dealer => zmq::DEALER,
                 Kind::Push => zmq::PUSH,
                 Kind::Pull => zmq::PULL,
+                Kind::Pair => zmq::PAIR,
             })
             .map_err(|error| match error {
                 zmq::Error::EMFILE => Error::system(
@@ -157,11 +160,48 @@ impl Socket {
         self
     }
 
+    /// Does not connect again while anybody could still want what has arrived. [`Socket::without_reconnect`] is not for that:
+    /// with it libzmq ends a lost connection's pipe at once, and what was received but not read is dropped.
+    pub(crate) fn staying_lost(self) -> Self {
+        let _ = self.inner.set_reconnect_ivl_max(0);
+        let _ = self.inner.set_reconnect_ivl(24 * 3600 * 1000);
+        self
+    }
+
     /// How long dropping it may go on sending in the background.
     pub(crate) fn set_linger(&self, time: Duration) {
         let _ = self
             .inner
             .set_linger(i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
+    }
+
+    /// Drops a monitored socket, and waits until the kernel has all that was sent, at most `time`; whether it has.
+    pub(crate) fn close_within(mut self, time: Duration) -> bool {
+        self.set_linger(time);
+        let Some(monitor) = self.monitor.take() else {
+            return false;
+        };
+        drop(self);
+        // A second more, because libzmq's own clock decides when it gives up.
+        let deadline = Instant::now() + time + Duration::from_secs(1);
+        loop {
+            while let Ok(parts) = monitor.recv_multipart(zmq::DONTWAIT) {
+                let stopped = parts.first().is_some_and(|head| {
+                    head.starts_with(&zmq::SocketEvent::MONITOR_STOPPED.to_raw().to_ne_bytes())
+                });
+                if stopped {
+                    return Instant::now() + Duration::from_secs(1) < deadline;
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // See Drop: with nobody at this end, libzmq's I/O thread could hang.
+                std::mem::forget(monitor);
+                return false;
+            }
+            let millis = left.as_millis().max(1);
+            let _ = monitor.poll(zmq::POLLIN, i64::try_from(millis).unwrap_or(i64::MAX));
+        }
     }
 
     /// Tells of connections from now on.
@@ -175,7 +215,8 @@ impl Socket {
             | zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL.to_raw()
             | zmq::SocketEvent::HANDSHAKE_FAILED_AUTH.to_raw()
             | zmq::SocketEvent::DISCONNECTED.to_raw()
-            | zmq::SocketEvent::CLOSED.to_raw();
+            | zmq::SocketEvent::CLOSED.to_raw()
+            | zmq::SocketEvent::MONITOR_STOPPED.to_raw();
         self.inner
             .monitor(&name, i32::from(events))
             .map_err(failed)?;
@@ -304,6 +345,46 @@ impl Socket {
         self.inner.send(frame, zmq::DONTWAIT).is_ok()
     }
 
+    /// As [`Socket::send`], of borrowed bytes.
+    pub(crate) fn send_slice(&self, frame: &[u8]) -> bool {
+        self.inner.send(frame, zmq::DONTWAIT).is_ok()
+    }
+
+    /// The next frame as it came, if one is there.
+    pub(crate) fn recv_frame(&self) -> Option<Frame> {
+        loop {
+            let message = self.inner.recv_msg(zmq::DONTWAIT).ok()?;
+            if message.get_more() {
+                // No message of ours has several frames.
+                while self.inner.get_rcvmore().unwrap_or(false) {
+                    let _ = self.inner.recv_msg(zmq::DONTWAIT);
+                }
+                continue;
+            }
+            return Some(Frame(message));
+        }
+    }
+
+    /// Whether a frame is there, and whether a PAIR has its peer: without a high-water mark it can be written while it has. As
+    /// every call, this takes notice of changes: whoever is told that a frame is there must fetch it, for
+    /// [`Socket::changes`] will not tell again.
+    pub(crate) fn has_frame_and_peer(&self) -> (bool, bool) {
+        self.inner.get_events().map_or((false, false), |events| {
+            (events.contains(zmq::POLLIN), events.contains(zmq::POLLOUT))
+        })
+    }
+
+    /// Readable when something may have changed for the socket since it was last asked for a frame and had none. It tells of
+    /// changes only: whoever has asked has been told.
+    pub(crate) fn changes(&self) -> BorrowedFd<'_> {
+        changes(&self.inner)
+    }
+
+    /// The same for [`Socket::link_events`].
+    pub(crate) fn link_changes(&self) -> Option<BorrowedFd<'_>> {
+        self.monitor.as_ref().map(changes)
+    }
+
     /// Sends to one peer of a ROUTER; `false` when it is gone.
     pub(crate) fn send_to(&self, to: &[u8], frame: Vec<u8>) -> bool {
         trace("sent", &frame);
@@ -363,6 +444,22 @@ fn to_bytes(message: zmq::Message) -> Bytes {
     } else {
         Bytes::from_owner(Owned(message))
     }
+}
+
+/// A received frame, in ZeroMQ's own memory.
+pub(crate) struct Frame(zmq::Message);
+
+impl std::ops::Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn changes(socket: &zmq::Socket) -> BorrowedFd<'_> {
+    // SAFETY: libzmq keeps the descriptor open as long as the socket, which is borrowed for as long as the answer.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
 
 struct Owned(zmq::Message);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::inbox::Shared;
 use super::lane::Lane;
-use super::{Consumer, Settings};
+use super::{Consumer, Ready, Settings};
 use crate::error::{Error, Result};
 use crate::hub::dial::{Dial, Need, say_malformed};
 use crate::hub::host::{host_name, machine_id};
@@ -54,6 +54,7 @@ impl Consumer {
             goodbye_at: None,
             goodbye_heard: false,
             link_retry: None,
+            ready: Ready::ALL,
             settings,
         };
         consumer.hello();
@@ -64,6 +65,7 @@ impl Consumer {
                 break;
             }
             consumer.wait(Duration::from_millis(100))?;
+            consumer.ready = Ready::ALL;
             consumer.dial.read_links()?;
             while let Some(bytes) = consumer.dial.recv() {
                 match frame::decode(&bytes) {

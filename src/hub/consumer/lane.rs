@@ -76,7 +76,8 @@ impl Lane {
 }
 
 impl Consumer {
-    pub(super) fn read_lane(&mut self) {
+    /// `link`: its connection has news, too.
+    pub(super) fn read_lane(&mut self, link: bool) {
         let Some(lane) = &mut self.lane else {
             return;
         };
@@ -115,7 +116,7 @@ impl Consumer {
                 Err(error) => say_malformed("worker", &error),
             }
         }
-        let link_lost = lane.socket.link_events().iter().any(LinkEvent::is_loss);
+        let link_lost = link && lane.socket.link_events().iter().any(LinkEvent::is_loss);
         if link_lost && self.pill.is_none() && pill.is_none() {
             // Not ours to decide whether it is an accident: the ventilator tells us, or is not heard.
             self.lane = None;

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::state::Verdict;
 use super::{HOLD_BACK, Host};
-use crate::hub::ledger::{Action, DEATHS_ALONE};
+use crate::hub::ledger::Action;
 use crate::hub::outbox::{Finished, error_body};
 use crate::wire::frame::{self, Done, TaskList, kind};
 use crate::wire::socket::Socket;
@@ -57,15 +58,32 @@ impl Host {
                     attempt,
                     consumer,
                 } => {
-                    let text = format!(
-                        "task {id} was given up: {} workers died while they ran it and nothing else, the last of them {consumer:016x} in attempt {attempt}",
-                        DEATHS_ALONE
-                    );
-                    log::error!("{text}");
+                    let (pid, host) = self
+                        .died
+                        .iter()
+                        .find(|(peer, ..)| *peer == consumer)
+                        .map(|(_, pid, host)| (*pid, host.clone()))
+                        .unwrap_or_default();
+                    let who =
+                        format!("{consumer:016x} (process {pid} on {host}) in attempt {attempt}");
+                    let text = match self.settings.deaths {
+                        0 => format!("task {id} was given up: worker {who} died while it ran it"),
+                        deaths => format!(
+                            "task {id} was given up: {deaths} workers died while they ran it and nothing else, the last of them {who}"
+                        ),
+                    };
+                    if self.settings.deaths == 0 {
+                        // Whoever wants the first death reported may try again.
+                        log::debug!("{text}");
+                        self.orders.condemned(id, Verdict { pid, host });
+                    } else {
+                        log::error!("{text}");
+                    }
                     self.verdict(id, attempt, text);
                 }
             }
         }
+        self.died.clear();
     }
 
     /// Reports a task as failed in the host's own name.

@@ -84,6 +84,7 @@ impl Host {
                     peer.pid,
                     peer.host
                 );
+                self.died.push((id, peer.pid, peer.host));
             }
         }
         // Items kill nobody, so there is nobody to blame.

@@ -3,8 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use rustc_hash::FxHashMap;
+
 use super::{Host, host_name};
-use crate::wire::frame::{PeerState, State, kind};
+use crate::wire::frame::{PeerState, State, TaskId, kind};
 
 /// What other threads tell the host, and ask of it.
 #[derive(Debug, Default)]
@@ -21,6 +23,15 @@ struct OrdersInner {
     leave: Option<Instant>,
     total: Option<u64>,
     state: State,
+    /// Of whose death a task was given up, until somebody asks.
+    condemned: FxHashMap<TaskId, Verdict>,
+}
+
+/// The worker process that died with a task which was given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) pid: u32,
+    pub(crate) host: String,
 }
 
 impl Orders {
@@ -38,6 +49,15 @@ impl Orders {
 
     pub(crate) fn leave(&self, until: Instant) {
         self.lock().leave = Some(until);
+    }
+
+    pub(super) fn condemned(&self, id: TaskId, verdict: Verdict) {
+        self.lock().condemned.insert(id, verdict);
+    }
+
+    /// Who died with this task, which was given up; to be asked once.
+    pub(crate) fn take_verdict(&self, id: TaskId) -> Option<Verdict> {
+        self.lock().condemned.remove(&id)
     }
 
     pub(crate) fn set_total(&self, total: u64) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 
 use super::results::push_range;
-use super::{Action, Consumer, DEATHS_ALONE, Gone, Ledger, State, Time};
+use super::{Action, Consumer, Gone, Ledger, State, Time};
 use crate::wire::frame::{PeerId, TaskId};
 
 /// A task that was leased at so many deaths, started or not, is a suspect too: the word that it had started may have died
@@ -188,20 +188,21 @@ impl Ledger {
             }
             if why == Gone::Died {
                 task.deaths_near = task.deaths_near.saturating_add(1);
-                if alone {
-                    task.deaths_alone += 1;
-                    if task.deaths_alone >= DEATHS_ALONE {
-                        task.state = State::Condemned;
-                        self.actions.push(Action::Condemn {
-                            id,
-                            attempt: task.attempt,
-                            consumer: peer,
-                        });
-                        continue;
-                    }
-                }
-                if seq <= consumer.taken || task.deaths_near >= DEATHS_NEAR {
-                    task.suspect = true;
+                task.deaths_alone += u8::from(alone);
+                task.suspect |= seq <= consumer.taken || task.deaths_near >= DEATHS_NEAR;
+                let to_blame = if self.deaths == 0 {
+                    task.suspect
+                } else {
+                    alone
+                };
+                if to_blame && task.deaths_alone >= self.deaths {
+                    task.state = State::Condemned;
+                    self.actions.push(Action::Condemn {
+                        id,
+                        attempt: task.attempt,
+                        consumer: peer,
+                    });
+                    continue;
                 }
             }
             task.state = State::Waiting;

@@ -1,0 +1,452 @@
+//! [`Listener`] and [`Client`]: connections between programs that have no common parent, as in Python's
+//! `multiprocessing.connection`.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::connection::{Can, Connection};
+use super::end::End;
+use super::folder::{Folder, Lock, Side};
+use super::frame::{HELLO, KNOCK, Key, ROOM, WELCOME, greeted, greeting};
+use super::link::{cannot_wait, dial, is_lost};
+use super::poller::Poller;
+use crate::error::{Error, Result};
+use crate::pipeline::{check_dial, check_reach};
+use crate::wait::{Subscribers, Waitable, Watch, sealed};
+use crate::wire::endpoint::Endpoint;
+use crate::wire::socket::{Kind, LinkEvent, Socket};
+
+/// How long a client that has knocked may take to come in.
+const PATIENCE_FOR_GUESTS: Duration = Duration::from_secs(10);
+/// How many may be on their way in at a time; others are heard when they knock again.
+const ROOMS: usize = 64;
+/// How often a client knocks.
+const KNOCK_EVERY: Duration = Duration::from_secs(1);
+/// How long [`Client::connect`] tries.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits at an endpoint for programs that connect with [`Client`].
+///
+/// Each [`accept`](Self::accept) gives a [`Connection`] of its own, which sends values of type `S` and receives values of type
+/// `R`; at the client's end it is the reverse. Clients may come one after the other or at once. `tcp://127.0.0.1:*` takes a free port, and
+/// [`endpoint`](Self::endpoint) says which. When it is dropped, connections that were accepted stay open.
+///
+/// Only programs of this machine can come (and, by `ipc://`, only those of this user); anyone on it can connect to a TCP port.
+///
+/// ```
+/// use procession::{Client, Listener};
+///
+/// let listener = Listener::<String, u32>::bind("tcp://127.0.0.1:*")?;
+/// let endpoint = listener.endpoint().to_string();
+/// let client = std::thread::spawn(move || {
+///     let connection = Client::connect::<u32, String>(&endpoint)?;
+///     connection.send(&7)?;
+///     connection.recv()
+/// });
+/// let connection = listener.accept()?;
+/// let number = connection.recv()?;
+/// connection.send(&format!("{number} it is"))?;
+/// # let client: procession::Result<String> = client.join().map_err(|_| procession::Error::EndOfFile)?;
+/// # assert_eq!(client?, "7 it is");
+/// # Ok::<(), procession::Error>(())
+/// ```
+pub struct Listener<S, R> {
+    inner: Mutex<Inner>,
+    poller: Poller,
+    subscribers: Subscribers,
+    endpoint: Endpoint,
+    types: PhantomData<fn(S) -> R>,
+}
+
+struct Inner {
+    /// None when it was closed.
+    door: Option<Door>,
+    /// Threads in `accept`.
+    waiting: usize,
+}
+
+struct Door {
+    router: Socket,
+    rooms: Vec<Room>,
+    /// Clients that are in, and were not accepted yet.
+    guests: VecDeque<Socket>,
+    /// Where the rooms of an `ipc` listener are.
+    folder: Option<(Folder, Lock)>,
+}
+
+/// A socket for one client.
+struct Room {
+    socket: Socket,
+    key: Key,
+    address: String,
+    since: Instant,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.rooms.clear();
+        self.guests.clear();
+        if let Some((folder, hold)) = self.folder.take() {
+            drop(hold);
+            folder.remove_if_abandoned();
+        }
+    }
+}
+
+impl Door {
+    /// Hears who knocks and who comes in; whether anything happened.
+    fn attend(&mut self, endpoint: &Endpoint, poller: &Poller) {
+        let _ = self.router.link_events();
+        while let Some((from, _, frame)) = self.router.recv_from() {
+            let Some(key) = greeted(KNOCK, &frame) else {
+                log::debug!("{endpoint}: a message that is no client's of this version");
+                continue;
+            };
+            if !self.rooms.iter().any(|room| room.key == key) {
+                if self.rooms.len() >= ROOMS {
+                    continue;
+                }
+                match self.open_room(endpoint, key, poller) {
+                    Ok(room) => self.rooms.push(room),
+                    Err(error) => {
+                        log::warn!("{endpoint}: no connection for a client: {error}");
+                        continue;
+                    }
+                }
+            }
+            if let Some(room) = self.rooms.iter().find(|room| room.key == key) {
+                let mut answer = greeting(ROOM, &key);
+                answer.extend_from_slice(room.address.as_bytes());
+                self.router.send_to(&from, answer);
+            }
+        }
+        let mut at = 0;
+        while at < self.rooms.len() {
+            let room = &self.rooms[at];
+            let came = room.socket.recv_frame();
+            let right = came
+                .as_ref()
+                .map(|frame| greeted(HELLO, frame) == Some(room.key));
+            let is_lost = is_lost(&room.socket) && came.is_none();
+            match right {
+                Some(true) => {
+                    let room = self.rooms.swap_remove(at);
+                    room.socket.send_slice(&[WELCOME]);
+                    // What it sends before it is accepted wakes nobody.
+                    poller.exclude(&room.socket);
+                    self.guests.push_back(room.socket);
+                }
+                None if !is_lost && room.since.elapsed() < PATIENCE_FOR_GUESTS => at += 1,
+                // A stranger, or one who did not come, or left. A client that is still there knocks again.
+                _ => {
+                    self.rooms.swap_remove(at);
+                }
+            }
+        }
+    }
+
+    fn open_room(&mut self, endpoint: &Endpoint, key: Key, poller: &Poller) -> Result<Room> {
+        let mut socket = Socket::new(Kind::Pair)?.monitored()?;
+        let address = match (&self.folder, endpoint) {
+            (Some((folder, _)), _) => socket.bind(&Endpoint::Ipc(folder.new_socket()))?,
+            (None, other) => socket
+                .bind_in(other.host().unwrap_or("127.0.0.1"), None)?
+                .with_any_host(),
+        };
+        poller.include(&socket).map_err(cannot_wait)?;
+        Ok(Room {
+            socket,
+            key,
+            address: address.to_string(),
+            since: Instant::now(),
+        })
+    }
+}
+
+impl<S, R> Listener<S, R> {
+    /// Listens at `tcp://127.0.0.1:PORT` (or `*` for a free port) or `ipc://PATH`.
+    ///
+    /// # Errors
+    /// [`Error::Bind`] when somebody listens there already; [`Error::BeyondLoopback`] for an endpoint that other machines can
+    /// reach; [`Error::BadEndpoint`].
+    pub fn bind(endpoint: impl AsRef<str>) -> Result<Self> {
+        let endpoint = parse(endpoint.as_ref())?;
+        check_reach(&endpoint, false)?;
+        let folder = match endpoint {
+            Endpoint::Ipc(_) => {
+                let folder = Folder::create()?;
+                let hold = folder.hold(Side::Zero)?;
+                Some((folder, hold))
+            }
+            _ => None,
+        };
+        let mut router = Socket::new(Kind::Router)?;
+        let poller = Poller::new().map_err(cannot_wait)?;
+        let endpoint = router.bind(&endpoint)?;
+        poller.include(&router).map_err(cannot_wait)?;
+        Ok(Self {
+            inner: Mutex::new(Inner {
+                door: Some(Door {
+                    router,
+                    rooms: Vec::new(),
+                    guests: VecDeque::new(),
+                    folder,
+                }),
+                waiting: 0,
+            }),
+            poller,
+            subscribers: Subscribers::default(),
+            endpoint,
+            types: PhantomData,
+        })
+    }
+
+    /// Where it listens, with the real port.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The next client; waits until there is one.
+    ///
+    /// # Errors
+    /// [`Error::ConnectionClosed`] when the listener was closed; when the system has no descriptors left.
+    pub fn accept(&self) -> Result<Connection<S, R>> {
+        loop {
+            if let Some(connection) = self.accept_until(None)? {
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// The next client, or `None` after so long; zero only looks.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    pub fn accept_timeout(&self, timeout: Duration) -> Result<Option<Connection<S, R>>> {
+        self.accept_until(Instant::now().checked_add(timeout))
+    }
+
+    fn accept_until(&self, until: Option<Instant>) -> Result<Option<Connection<S, R>>> {
+        let mut inner = self.lock();
+        loop {
+            let door = inner.door.as_mut().ok_or(Error::ConnectionClosed)?;
+            door.attend(&self.endpoint, &self.poller);
+            let guest = door.guests.pop_front();
+            // Whoever else waits has not seen what was taken in here.
+            if inner.waiting > 0 {
+                self.poller.wake();
+            }
+            if let Some(socket) = guest {
+                drop(inner);
+                self.subscribers.wake();
+                let end = End::of_visit(socket, true)?;
+                return Ok(Some(Connection::new(end, Can::Both)));
+            }
+            let now = Instant::now();
+            if until.is_some_and(|until| until <= now) {
+                return Ok(None);
+            }
+            // Those who do not come are forgotten in time, and a wake-up that went to another thread is made up for.
+            let soon = now + Duration::from_secs(1);
+            let until = until.map_or(soon, |until| until.min(soon));
+            inner.waiting += 1;
+            drop(inner);
+            self.poller.wait(Some(until));
+            inner = self.lock();
+            inner.waiting -= 1;
+        }
+    }
+
+    /// Listens no more. Clients that were accepted stay connected; those that were not see the end. Calls that wait return
+    /// [`Error::ConnectionClosed`]. Dropping it does the same.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        let door = inner.door.take();
+        self.poller.wake();
+        drop(inner);
+        drop(door);
+        self.subscribers.wake();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S, R> fmt::Debug for Listener<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, R> sealed::Sealed for Listener<S, R> {}
+
+impl<S, R> Waitable for Listener<S, R> {
+    /// Somebody is there to be accepted, or it was closed.
+    fn is_ready(&self) -> bool {
+        self.poller.wait(Some(Instant::now()));
+        let mut inner = self.lock();
+        if inner.waiting > 0 {
+            self.poller.wake();
+        }
+        match &mut inner.door {
+            None => true,
+            Some(door) => {
+                door.attend(&self.endpoint, &self.poller);
+                !door.guests.is_empty()
+            }
+        }
+    }
+
+    fn watch<'a>(&'a self, watch: &mut Watch<'a>) {
+        watch.subscribe(&self.subscribers);
+        watch.descriptor(std::os::fd::AsFd::as_fd(&self.poller));
+    }
+}
+
+/// Connects to a [`Listener`].
+#[derive(Clone, Copy, Debug)]
+pub struct Client;
+
+impl Client {
+    /// Connects to the listener at `endpoint`, and waits until it is accepted: up to 30 s, so the two programs can be started in any
+    /// order. The connection sends values of type `S` and receives values of type `R`.
+    ///
+    /// # Errors
+    /// [`Error::NobodyThere`] when nobody accepted in that time; [`Error::Connect`] when what listens there is no listener;
+    /// [`Error::ConnectBeyondLoopback`], [`Error::BadEndpoint`].
+    pub fn connect<S, R>(endpoint: impl AsRef<str>) -> Result<Connection<S, R>> {
+        Self::connect_timeout(endpoint, PATIENCE)
+    }
+
+    /// The same with another patience.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_timeout<S, R>(
+        endpoint: impl AsRef<str>,
+        timeout: Duration,
+    ) -> Result<Connection<S, R>> {
+        let endpoint = parse(endpoint.as_ref())?;
+        check_dial(&endpoint, false)?;
+        let deadline = Instant::now().checked_add(timeout);
+        let mut visit = Visit::begin(&endpoint)?;
+        loop {
+            if let Some(socket) = visit.step(&endpoint)? {
+                let end = End::of_visit(socket, false)?;
+                return Ok(Connection::new(end, Can::Both));
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Err(Error::NobodyThere {
+                    who: "client",
+                    endpoint: endpoint.to_string(),
+                    waited: timeout,
+                    advice: "is the listener running, and does it accept?".to_owned(),
+                });
+            }
+            let next = visit.knocked + KNOCK_EVERY;
+            let until = deadline.map_or(next, |deadline| deadline.min(next));
+            visit.poller.wait(Some(until));
+        }
+    }
+}
+
+/// A client on its way in.
+struct Visit {
+    dealer: Socket,
+    poller: Arc<Poller>,
+    key: Key,
+    knocked: Instant,
+    room: Option<Socket>,
+}
+
+impl Visit {
+    fn begin(endpoint: &Endpoint) -> Result<Self> {
+        let mut key = [0; 16];
+        getrandom::fill(&mut key).map_err(|error| {
+            let source = std::io::Error::other(error.to_string());
+            Error::system("cannot get random numbers", source)
+        })?;
+        let dealer = Socket::new(Kind::Dealer)?.monitored()?;
+        let poller = Arc::new(Poller::new().map_err(cannot_wait)?);
+        poller.include(&dealer).map_err(cannot_wait)?;
+        dealer.connect(endpoint)?;
+        dealer.send(greeting(KNOCK, &key));
+        Ok(Self {
+            dealer,
+            poller,
+            key,
+            knocked: Instant::now(),
+            room: None,
+        })
+    }
+
+    /// Goes on as far as it can now; the connection, once the listener has opened it.
+    fn step(&mut self, endpoint: &Endpoint) -> Result<Option<Socket>> {
+        if let Some(room) = self.room.take() {
+            let frame = room.recv_frame();
+            let is_lost = is_lost(&room);
+            match frame.as_deref() {
+                Some([WELCOME]) => return Ok(Some(room)),
+                None if !is_lost => self.room = Some(room),
+                // Somebody else was first there, or the listener has given us up.
+                _ => {}
+            }
+        }
+        for event in self.dealer.link_events() {
+            if let LinkEvent::Foreign(why) = event {
+                return Err(Error::Connect {
+                    endpoint: endpoint.to_string(),
+                    why,
+                });
+            }
+        }
+        while let Some(frame) = self.dealer.recv_frame() {
+            let head = greeting(ROOM, &self.key);
+            let address = frame.strip_prefix(&head[..]);
+            let address = address
+                .and_then(|address| std::str::from_utf8(address).ok())
+                .and_then(|address| Endpoint::from_str(address).ok());
+            let Some(address) = address else {
+                return Err(Error::Connect {
+                    endpoint: endpoint.to_string(),
+                    why: "what answers there is not a Listener of this version".to_owned(),
+                });
+            };
+            if self.room.is_none() {
+                let address = address.with_host_if_any(endpoint.host().unwrap_or("127.0.0.1"));
+                let room = dial(&address, &self.key)?;
+                self.poller.include(&room).map_err(cannot_wait)?;
+                self.room = Some(room);
+            }
+        }
+        if self.room.is_none() && self.knocked.elapsed() >= KNOCK_EVERY {
+            self.knocked = Instant::now();
+            self.dealer.send(greeting(KNOCK, &self.key));
+        }
+        if self.room.is_some() && self.knocked.elapsed() >= KNOCK_EVERY {
+            self.knocked = Instant::now();
+        }
+        Ok(None)
+    }
+}
+
+fn parse(text: &str) -> Result<Endpoint> {
+    let endpoint: Endpoint = text.parse()?;
+    match endpoint {
+        Endpoint::Inproc(_) => Err(Error::BadEndpoint {
+            endpoint: text.to_owned(),
+            why: "a listener is for other processes; between threads of one take Pipe::new, or tcp:// or ipc://"
+                .to_owned(),
+        }),
+        other => Ok(other),
+    }
+}

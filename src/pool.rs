@@ -1,0 +1,558 @@
+//! A pool of processes that run tasks: Python's `multiprocessing.Pool`.
+//!
+//! ```
+//! use procession::Pool;
+//!
+//! #[procession::task]
+//! fn square(n: u64) -> u64 {
+//!     n * n
+//! }
+//!
+//! #[procession::main]
+//! fn main() -> procession::Result<()> {
+//!     let pool = Pool::new(4)?;
+//!     assert_eq!(pool.apply(square, (7,))?, 49);
+//!     assert_eq!(pool.map(square, 0..5)?, [0, 1, 4, 9, 16]);
+//!     let first_over_1000 = pool
+//!         .imap(square, 0..)?
+//!         .map_while(Result::ok)
+//!         .find(|&n| n > 1000);
+//!     assert_eq!(first_over_1000, Some(1024));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Choose it for calls that compute and that do not know of one another. For one long function take a [`Process`](crate::Process);
+//! for what only waits, threads.
+//!
+//! | verb | gives | the input is read |
+//! |---|---|---|
+//! | [`apply`](Pool::apply) | a value, waits for it | |
+//! | [`apply_async`](Pool::apply_async) | an [`AsyncResult`] | |
+//! | [`map`](Pool::map), [`starmap`](Pool::starmap) | a `Vec` in the order of the items, waits for all | as there is room |
+//! | [`map_async`](Pool::map_async), [`starmap_async`](Pool::starmap_async) | an [`AsyncResult`] of such a `Vec` | at once |
+//! | [`imap`](Pool::imap) | an iterator of results in the order of the items | as results are taken: it may be endless |
+//! | [`imap_unordered`](Pool::imap_unordered) | the same, in the order in which they come | the same |
+//!
+//! [`Pool::tasks`] has the same verbs with settings: chunk size, time limit, retries.
+//!
+//! A pool can be used by any number of threads at once, and several maps go on at the same time. It cannot be sent to a worker, and a
+//! worker can have no pool of its own ([`Error::DaemonWithChildren`]).
+//!
+//! # Chunks
+//!
+//! Brief calls are sent many at a time: as many as take about 2 ms, by what was measured of this very map, fewer towards the end; long
+//! ones one by one. A chunk that turns out to take longer stops after 20 ms, and others get the rest. So there is no chunk size to be
+//! found by trying, and [`chunksize`](Tasks::chunksize) is for when you know better.
+//!
+//! # When something goes wrong
+//!
+//! | | then |
+//! |---|---|
+//! | a call panics, or returns `Err` | that is its result: [`Error::TaskFailed`] with the message, and where. The other calls of its chunk have their values |
+//! | a worker is killed, or runs out of memory | it is replaced at once, and what it had is run again, [`retries`](PoolBuilder::retries) times at most, alone on a worker; then it is [`Error::WorkerDied`], with the signal. (Python's `Pool` waits for ever.) So a call may run more than once |
+//! | a call takes longer than its [`time_limit`](Tasks::time_limit) | its worker is killed and replaced; the call is [`Error::TaskTimedOut`] |
+//! | the initializer fails, or workers die before they are ready, again and again | the pool gives up: [`Error::PoolStart`] for everybody who waits |
+//! | the pool is dropped or terminated | [`Error::Ended`] for everybody who waits |
+//! | a worker on another host is not heard for three heartbeats | its calls are made elsewhere |
+//!
+//! # How it ends
+//!
+//! [`join`](Pool::join) waits until everything is done. Dropped, a pool is [terminated](Pool::terminate), as by Python's `with`: what
+//! runs is killed. Either way no process is left, and neither waits for ever.
+//!
+//! # Over hosts
+//!
+//! ```no_run
+//! use procession::Pool;
+//! # #[procession::task]
+//! # fn square(n: u64) -> u64 { n * n }
+//! # fn one() -> procession::Result<()> {
+//! // One program:
+//! let pool = Pool::bind("tcp://127.0.0.1:5557")?;
+//! let squares = pool.map(square, 0..1_000_000)?;
+//! # Ok(()) }
+//! # fn other() -> procession::Result<()> {
+//! // Any number of others, which have the same tasks (tunnel the port, or see PoolBuilder::insecure):
+//! Pool::worker("tcp://127.0.0.1:5557").workers(16).run()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # How it is made
+//!
+//! A pool is a [pipeline](crate::pipeline): a ventilator and the sink in this process, and each worker process is a worker with one
+//! slot. See [reliability](https://github.com/procession-rs/procession/blob/main/docs/reliability.md) for what that gives.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `pool/builder`, `pool/tasks` | settings of a pool, and of a task |
+//! | `pool/async_result`, `pool/imap` | what those get who ask |
+//! | `pool/feed`, `pool/pace` | items become chunks, as many and as large as is good (`pace` is pure) |
+//! | `pool/chunk` | their bytes, and those of their results (pure) |
+//! | `pool/table`, `pool/job` | what is out, and what has come back |
+//! | `pool/gather` | results find their job, and what must be done again goes out anew |
+//! | `pool/callbacks` | the thread that calls the user's |
+//! | `pool/crew` | worker processes are started and replaced |
+//! | `pool/child`, `pool/time_limit` | what runs in them |
+//! | `pool/worker` | workers for another program's pool |
+
+mod async_result;
+mod builder;
+mod callbacks;
+mod child;
+mod chunk;
+mod crew;
+mod feed;
+mod gather;
+mod imap;
+mod job;
+mod pace;
+mod table;
+mod tasks;
+mod time_limit;
+mod worker;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use async_result::AsyncResult;
+pub use builder::PoolBuilder;
+pub use imap::{Imap, Single};
+pub use tasks::Tasks;
+pub use worker::PoolWorker;
+
+use callbacks::Callbacks;
+use crew::Crew;
+use job::{End, Job, OnDone};
+use table::Table;
+
+use crate::error::{Error, Result};
+use crate::hub::host::Orders;
+use crate::pipeline::{Ventilator, VentilatorHandle};
+use crate::registry::Task;
+use crate::wire::body::Body;
+use crate::wire::endpoint::Endpoint;
+
+/// Workers that have had their pill have so long to end.
+const AFTER_THE_PILL: Duration = Duration::from_secs(5);
+/// How old the number of workers may be.
+const COUNT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Processes that run tasks. See the [module](self).
+pub struct Pool {
+    inner: Arc<Inner>,
+    /// Taken by whoever ends the pool.
+    parts: Mutex<Option<Parts>>,
+    public: Option<Endpoint>,
+    time_limit: Option<Duration>,
+    retries: u32,
+}
+
+struct Parts {
+    ventilator: Ventilator<Body>,
+    gatherer: JoinHandle<()>,
+}
+
+/// What the pool's threads and its jobs share.
+struct Inner {
+    table: Arc<Table>,
+    orders: Arc<Orders>,
+    handle: VentilatorHandle,
+    /// Processes of our own.
+    local: u32,
+    /// Workers in all, and when they were counted.
+    seen: AtomicU32,
+    seen_at: Mutex<Option<Instant>>,
+    /// How long tasks wait for workers of others, when there are no others.
+    patience: Option<Duration>,
+    endpoint: String,
+    crew: Mutex<Option<Arc<Crew>>>,
+    feeds: Mutex<Vec<Background>>,
+    callbacks: Callbacks,
+}
+
+/// Hands in what there is room for; whether that was the last.
+type Background = Box<dyn FnMut() -> bool + Send>;
+
+impl Inner {
+    fn crew(&self) -> MutexGuard<'_, Option<Arc<Crew>>> {
+        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn feeds(&self) -> MutexGuard<'_, Vec<Background>> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many workers there are, about.
+    fn workers(&self) -> u32 {
+        if self.endpoint.is_empty() {
+            return self.local;
+        }
+        let mut seen_at = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen_at.is_none_or(|at| at.elapsed() > COUNT_AGAIN) {
+            *seen_at = Some(Instant::now());
+            let state = self.handle.state();
+            let workers = state.peers.iter().filter(|peer| peer.role == "worker");
+            self.seen
+                .store(self.local.max(workers.count() as u32), Ordering::Relaxed);
+        }
+        self.seen.load(Ordering::Relaxed).max(1)
+    }
+
+    fn how_it_died(&self, pid: u32, host: &str) -> String {
+        let crew = self.crew().clone();
+        crew.and_then(|crew| crew.how_it_died(pid, host))
+            .unwrap_or_else(|| "died".to_owned())
+    }
+
+    fn feed_in_background(&self, feed: Background) {
+        self.feeds().push(feed);
+        // What was handed in before may have come back already.
+        self.refill();
+    }
+
+    /// Hands in more of those jobs that nobody waits for.
+    fn refill(&self) {
+        let mut feeds = self.feeds();
+        if feeds.is_empty() {
+            return;
+        }
+        // The user's own code is in it: how items are encoded.
+        feeds.retain_mut(|feed| !catch_unwind(AssertUnwindSafe(feed)).unwrap_or(true));
+    }
+
+    /// A function as a job's callback.
+    fn callback(self: &Arc<Self>, call: impl FnOnce(&Arc<Job>) + Send + 'static) -> OnDone {
+        let this = Arc::downgrade(self);
+        Box::new(move |job| {
+            let job = Arc::clone(job);
+            match this.upgrade() {
+                Some(inner) => inner.callbacks.call(Box::new(move || call(&job))),
+                None => call(&job),
+            }
+        })
+    }
+
+    /// Whether tasks have waited for too long while nobody was there.
+    fn check_patience(&self) {
+        let Some(patience) = self.patience else {
+            return;
+        };
+        let waited = self.table.out_for();
+        let nobody = || {
+            let state = self.handle.state();
+            !state
+                .peers
+                .iter()
+                .any(|peer| peer.role == "worker" && peer.state == "live")
+        };
+        if waited.is_some_and(|waited| waited > patience) && nobody() {
+            self.table.end(&End::Nobody {
+                endpoint: self.endpoint.clone(),
+                waited: patience,
+            });
+        }
+    }
+}
+
+impl Pool {
+    /// A pool of so many processes on this host.
+    ///
+    /// # Errors
+    /// As [`PoolBuilder::start`].
+    pub fn new(workers: u32) -> Result<Self> {
+        Self::builder().workers(workers).start()
+    }
+
+    /// A pool that workers of other programs and hosts can join, at `endpoint` (`tcp://127.0.0.1:*` takes any free port, which
+    /// [`endpoint`](Self::endpoint) tells), beside as many processes here as this one may use processors.
+    ///
+    /// # Errors
+    /// As [`PoolBuilder::start`].
+    pub fn bind(endpoint: &str) -> Result<Self> {
+        Self::builder().bind(endpoint).start()
+    }
+
+    /// Workers of this program for the pool that another one has bound at `endpoint`.
+    pub fn worker(endpoint: &str) -> PoolWorker {
+        PoolWorker::new(endpoint)
+    }
+
+    /// Settings of a pool.
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::default()
+    }
+
+    /// The same verbs with settings of their own for `task`: chunk size, time limit, retries.
+    pub fn tasks<T: Task>(&self, task: T) -> Tasks<'_, T> {
+        let _ = task;
+        Tasks::new(self)
+    }
+
+    /// Calls `task` with `args`, a tuple, in a worker; waits for the value.
+    ///
+    /// # Errors
+    /// As [`AsyncResult::get`]; [`Error::Ended`] when the pool is closed.
+    pub fn apply<T: Task>(&self, task: T, args: T::Args) -> Result<T::Output> {
+        self.tasks(task).apply(args)
+    }
+
+    /// Calls `task` with `args` in a worker, and returns at once. The caller bounds how many such calls wait at the same time: their
+    /// arguments are in memory.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when the pool is closed.
+    pub fn apply_async<T: Task>(&self, task: T, args: T::Args) -> Result<AsyncResult<T::Output>> {
+        self.tasks(task).apply_async(args)
+    }
+
+    /// As [`apply_async`](Self::apply_async), and calls `on_result` with the value or `on_error` with the error, in the pool's thread
+    /// for such calls (one after the other, as they come). They may use the pool, but what they wait for must not need another callback.
+    ///
+    /// ```
+    /// use procession::Pool;
+    /// use std::sync::mpsc::channel;
+    ///
+    /// #[procession::task]
+    /// fn square(n: u64) -> u64 {
+    ///     n * n
+    /// }
+    ///
+    /// #[procession::main]
+    /// fn main() -> procession::Result<()> {
+    ///     let pool = Pool::new(1)?;
+    ///     let (values, come) = channel();
+    ///     pool.apply_async_with(
+    ///         square,
+    ///         (7,),
+    ///         move |value| values.send(value).expect("somebody listens"),
+    ///         |error| eprintln!("{error}"),
+    ///     )?;
+    ///     assert_eq!(come.recv(), Ok(49));
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when the pool is closed.
+    pub fn apply_async_with<T: Task>(
+        &self,
+        task: T,
+        args: T::Args,
+        on_result: impl FnOnce(T::Output) + Send + 'static,
+        on_error: impl FnOnce(Error) + Send + 'static,
+    ) -> Result<AsyncResult<T::Output>> {
+        self.tasks(task).apply_async_with(args, on_result, on_error)
+    }
+
+    /// Calls `task` with each item; waits for all values, and gives them in the order of the items.
+    ///
+    /// # Errors
+    /// The error of the first item that has no value, when all have been tried, as Python does; to have the others' values use
+    /// [`imap`](Self::imap). [`Error::Ended`] when the pool is closed, terminated or dropped.
+    pub fn map<T, A, I>(&self, task: T, items: I) -> Result<Vec<T::Output>>
+    where
+        T: Task<Args = (A,)>,
+        I: IntoIterator<Item = A>,
+    {
+        self.tasks(task).map(items)
+    }
+
+    /// As [`map`](Self::map), with `chunksize` items at a time to a worker.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn map_chunked<T, A, I>(&self, task: T, items: I, chunksize: u32) -> Result<Vec<T::Output>>
+    where
+        T: Task<Args = (A,)>,
+        I: IntoIterator<Item = A>,
+    {
+        self.tasks(task).chunksize(chunksize).map(items)
+    }
+
+    /// As [`map`](Self::map), without waiting. The items are read at once.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when the pool is closed.
+    pub fn map_async<T, A, I>(&self, task: T, items: I) -> Result<AsyncResult<Vec<T::Output>>>
+    where
+        A: Send + 'static,
+        T: Task<Args = (A,)>,
+        I: IntoIterator<Item = A>,
+    {
+        self.tasks(task).map_async(items)
+    }
+
+    /// As [`map`](Self::map), of a task with any number of arguments: the items are the tuples.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn starmap<T, I>(&self, task: T, items: I) -> Result<Vec<T::Output>>
+    where
+        T: Task,
+        I: IntoIterator<Item = T::Args>,
+    {
+        self.tasks(task).starmap(items)
+    }
+
+    /// As [`starmap`](Self::starmap), without waiting. The items are read at once.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when the pool is closed.
+    pub fn starmap_async<T, I>(&self, task: T, items: I) -> Result<AsyncResult<Vec<T::Output>>>
+    where
+        T: Task,
+        I: IntoIterator<Item = T::Args>,
+    {
+        self.tasks(task).starmap_async(items)
+    }
+
+    /// Calls `task` with each item, and gives the results one by one, in the order of the items. The input may be endless: it is read
+    /// a bounded way ahead, by whoever asks for results.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when the pool is closed. A call that has no value is an item of the iterator.
+    pub fn imap<T, A, I>(
+        &self,
+        task: T,
+        items: I,
+    ) -> Result<Imap<(A,), Single<I::IntoIter>, T::Output>>
+    where
+        T: Task<Args = (A,)>,
+        I: IntoIterator<Item = A>,
+    {
+        self.tasks(task).imap(items)
+    }
+
+    /// As [`imap`](Self::imap), in the order in which the results come.
+    ///
+    /// # Errors
+    /// As [`imap`](Self::imap).
+    pub fn imap_unordered<T, A, I>(
+        &self,
+        task: T,
+        items: I,
+    ) -> Result<Imap<(A,), Single<I::IntoIter>, T::Output>>
+    where
+        T: Task<Args = (A,)>,
+        I: IntoIterator<Item = A>,
+    {
+        self.tasks(task).imap_unordered(items)
+    }
+
+    /// Where workers of other programs can join, with its real port; `None` without [`bind`](Self::bind).
+    #[must_use]
+    pub const fn endpoint(&self) -> Option<&Endpoint> {
+        self.public.as_ref()
+    }
+
+    /// The processes of this pool on this host, those that are being replaced not counted.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        let crew = self.inner.crew().clone();
+        crew.map(|crew| crew.pids()).unwrap_or_default()
+    }
+
+    /// No more tasks are taken. What was begun goes on: a `map` reads the rest of its items; an `imap` reads no more.
+    pub fn close(&self) {
+        self.inner.table.close();
+    }
+
+    /// Closes the pool, waits until everything is done, callbacks too, and ends the workers. (Python wants `close` called before.)
+    ///
+    /// The results of an `imap` that was not read to its end are not waited for beyond those that are being worked on.
+    ///
+    /// # Errors
+    /// [`Error::PoolStart`] or [`Error::NobodyThere`] when the pool had given up.
+    pub fn join(&self) -> Result<()> {
+        self.close();
+        self.inner.table.wait_idle();
+        let gave_up = match self.inner.table.ended() {
+            Some(end @ (End::Start { .. } | End::Nobody { .. })) => Err(end.error()),
+            Some(End::Ended(_)) => Ok(()),
+            None => {
+                self.end_gently();
+                Ok(())
+            }
+        };
+        self.terminate();
+        self.inner.callbacks.end(true);
+        gave_up
+    }
+
+    fn end_gently(&self) {
+        let mut parts = self.parts();
+        let Some(Parts {
+            ventilator,
+            gatherer,
+        }) = parts.take()
+        else {
+            return;
+        };
+        let crew = self.inner.crew().clone();
+        if let Some(crew) = &crew {
+            crew.stop_replacing();
+        }
+        if let Err(error) = ventilator.finish() {
+            log::warn!("{error}");
+        }
+        if let Some(crew) = crew {
+            crew.join(Some(AFTER_THE_PILL));
+        }
+        end_thread(gatherer);
+    }
+
+    /// Ends the pool now: what runs is killed, and everybody who waits gets [`Error::Ended`]. Returns when all processes of this host
+    /// have ended. After the end it does nothing.
+    pub fn terminate(&self) {
+        self.inner.table.end(&End::Ended(
+            "the pool was terminated before this was done".to_owned(),
+        ));
+        let crew = self.inner.crew().take();
+        if let Some(crew) = crew {
+            crew.kill();
+        }
+        let mut parts = self.parts();
+        if let Some(Parts {
+            ventilator,
+            gatherer,
+        }) = parts.take()
+        {
+            self.inner.handle.kill();
+            // Halts, and waits for those of other hosts no longer than until they are silent.
+            drop(ventilator);
+            end_thread(gatherer);
+        }
+        self.inner.refill();
+        self.inner.callbacks.end(false);
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn end_thread(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        log::error!("a thread of the pool panicked");
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.terminate();
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("pids", &self.pids())
+            .field("endpoint", &self.public)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,236 @@
+//! A job's input on its way in: items become chunks, and no more are handed in than the window allows.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::Inner;
+use super::chunk::Entries;
+use super::job::{Fewer, Job, Lost, Segment, What};
+use super::table::Entry;
+use crate::error::Result;
+use crate::wire::body::{Body, BodyWriter, IN_MEMORY};
+
+/// A chunk has about so many bytes at most: what travels inside a batch.
+const CHUNK_BYTES: usize = 32 << 10;
+/// Arguments under way have so many bytes at most, unless workers would have nothing to do.
+const BYTES_UNDER_WAY: u64 = 8 << 20;
+/// Chunks of a group share an allocation up to about this size, in bytes.
+const ARENA: usize = 16 << 10;
+/// Chunks are handed in in groups of so many at most.
+const GROUP: usize = 256;
+/// An input that gives an item after so long only is waited for no longer than necessary.
+const SLOW_INPUT: Duration = Duration::from_millis(1);
+
+/// The input of one job.
+pub(super) struct Feed<A, I> {
+    pool: Arc<Inner>,
+    job: Arc<Job>,
+    items: I,
+    given: u64,
+    ended: bool,
+    scratch: Vec<u8>,
+    /// The bytes of a group of chunks, so that small ones share an allocation.
+    arena: Vec<u8>,
+    /// The input was slow.
+    slow: bool,
+    arguments: PhantomData<fn(A)>,
+}
+
+/// A chunk that is written, before its group is handed in.
+struct Draft {
+    first: u64,
+    calls: u32,
+    len: usize,
+    /// Where it is when it is too large for the arena.
+    body: Option<Body>,
+}
+
+impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
+    pub(super) fn new(pool: Arc<Inner>, job: Arc<Job>, items: I) -> Self {
+        Self {
+            pool,
+            job,
+            items,
+            given: 0,
+            ended: false,
+            scratch: Vec::new(),
+            arena: Vec::new(),
+            slow: true,
+            arguments: PhantomData,
+        }
+    }
+
+    pub(super) const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Half of what is under way, or of what may be.
+    pub(super) fn half(&self) -> u64 {
+        let room = self.job.room(self.pool.workers());
+        room.window.min(room.calls) / 2
+    }
+
+    /// Hands in everything, however much is under way.
+    ///
+    /// # Errors
+    /// When the pool has ended.
+    pub(super) fn fill_all(&mut self) -> Result<()> {
+        while !self.ended {
+            if let Some(entry) = self.next_chunk(1) {
+                let group = self.entries(vec![entry]);
+                let handed_in = self.pool.table.hand_in(group, false);
+                handed_in.map_err(|end| end.error())?;
+            }
+        }
+        self.job.set_total(self.given);
+        Ok(())
+    }
+
+    /// Hands in items until the window is full. `held`: calls that came back and that nobody has looked at yet; they count.
+    ///
+    /// # Errors
+    /// When the pool has ended.
+    pub(super) fn fill(&mut self, held: u64) -> Result<()> {
+        let workers = self.pool.workers();
+        while !self.ended {
+            let room = self.job.room(workers);
+            let mut open = room.window.saturating_sub(room.calls + held);
+            if open == 0 {
+                return Ok(());
+            }
+            let few = u64::from(workers) * 2;
+            if room.bytes >= BYTES_UNDER_WAY && room.calls >= few {
+                return Ok(());
+            }
+            let mut group = Vec::new();
+            self.arena = Vec::with_capacity(ARENA);
+            let mut bytes = room.bytes;
+            let since = Instant::now();
+            let mut slow = false;
+            while open > 0 && !self.ended && group.len() < GROUP {
+                let Some(draft) = self.next_chunk(workers) else {
+                    continue;
+                };
+                bytes += draft.len as u64;
+                open = open.saturating_sub(draft.calls.into());
+                group.push(draft);
+                // The clock is not looked at for each of many, unless the input was slow before.
+                if self.slow || group.len() % 16 == 0 || open == 0 {
+                    slow = since.elapsed() > SLOW_INPUT;
+                }
+                if slow || bytes >= BYTES_UNDER_WAY || self.arena.len() >= ARENA {
+                    break;
+                }
+            }
+            self.slow = slow;
+            let group = self.entries(group);
+            let handed: u64 = group.iter().map(|entry| u64::from(entry.calls)).sum();
+            self.pool
+                .table
+                .hand_in(group, false)
+                .map_err(|end| end.error())?;
+            if self.ended {
+                self.job.set_total(self.given);
+            }
+            // Who waits for results would rather have these than more items.
+            if slow && room.calls + held + handed >= few {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next chunk; `None` when there was no item that can be sent.
+    fn next_chunk(&mut self, workers: u32) -> Option<Draft> {
+        let (least, most) = self.items.size_hint();
+        let left = most.filter(|most| *most == least).map(|most| most as u64);
+        let calls = self.job.chunk(left, workers);
+        let first = self.given;
+        let rules = &self.job.rules;
+        let start = self.arena.len();
+        let arena = std::mem::take(&mut self.arena);
+        let mut entries = Entries::arguments_behind(arena, rules.task, rules.manner);
+        let mut unsent = None;
+        while entries.count() < calls && entries.len() - start < CHUNK_BYTES {
+            let Some(item) = self.items.next() else {
+                self.ended = true;
+                break;
+            };
+            self.given += 1;
+            self.scratch.clear();
+            match rmp_serde::encode::write(&mut self.scratch, &item) {
+                Ok(()) => entries.push(&self.scratch),
+                Err(error) => {
+                    unsent = Some(format!("its arguments cannot be encoded: {error}"));
+                    break;
+                }
+            }
+        }
+        if self.scratch.capacity() > IN_MEMORY {
+            self.scratch = Vec::new();
+        }
+        if let Some(why) = unsent {
+            self.lost(self.given - 1, 1, why);
+        }
+        let calls = entries.count();
+        self.arena = entries.finish();
+        if calls == 0 {
+            self.arena.truncate(start);
+            return None;
+        }
+        let len = (self.arena.len() - start) as u64;
+        let body = if len <= IN_MEMORY as u64 {
+            None
+        } else {
+            match to_body(self.arena.split_off(start)) {
+                Ok(body) => Some(body),
+                Err(error) => {
+                    let why = format!("there is no room for its arguments: {error}");
+                    self.lost(first, calls, why);
+                    return None;
+                }
+            }
+        };
+        Some(Draft {
+            first,
+            calls,
+            len: len as usize,
+            body,
+        })
+    }
+
+    /// The chunks of a group, each with its part of the arena.
+    fn entries(&mut self, group: Vec<Draft>) -> Vec<Entry> {
+        let mut arena = Bytes::from(std::mem::take(&mut self.arena));
+        let entries = group.into_iter().map(|draft| Entry {
+            first: draft.first,
+            calls: draft.calls,
+            body: draft
+                .body
+                .unwrap_or_else(|| Body::Memory(arena.split_to(draft.len))),
+            left: self.job.rules.retries,
+            job: Arc::clone(&self.job),
+        });
+        entries.collect()
+    }
+
+    fn lost(&self, first: u64, calls: u32, why: String) {
+        let what = What::Lost(Lost::Bytes(why));
+        let segment = Segment { first, calls, what };
+        self.job.came_back([segment], Fewer::default());
+    }
+}
+
+/// Bytes as a body: in a temporary file when they are many.
+pub(super) fn to_body(bytes: Vec<u8>) -> std::io::Result<Body> {
+    if bytes.len() <= IN_MEMORY {
+        return Ok(Body::from(bytes));
+    }
+    let mut writer = BodyWriter::new();
+    std::io::Write::write_all(&mut writer, &bytes)?;
+    writer.finish()
+}
