@@ -105,6 +105,9 @@ impl<T: Item> JoinableQueue<T> {
     /// # Errors
     /// [`Error::HostGone`].
     pub fn join_timeout(&self, time: Duration) -> Result<bool> {
+        if time.is_zero() {
+            return self.unfinished().map(|unfinished| unfinished == 0);
+        }
         let answer = self.queue.ask_waiting(kind::JOIN, after(time))?;
         Ok(answer.is_some())
     }

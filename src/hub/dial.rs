@@ -15,6 +15,9 @@ const HELLO_AGAIN: Duration = Duration::from_secs(2);
 /// So many broken handshakes are no accident.
 const STRANGE: u32 = 3;
 
+/// Who dials a queue.
+pub(crate) const MEMBER: &str = "member of a queue";
+
 pub(crate) struct Dial {
     who: &'static str,
     endpoint: Endpoint,
@@ -29,6 +32,8 @@ pub(crate) struct Dial {
     reached: bool,
     ever_heard: bool,
     link_lost: bool,
+    /// An attempt to connect found nobody.
+    failed: bool,
     /// Why it was told to ask again later.
     refusal: Option<(Instant, String)>,
 }
@@ -55,6 +60,7 @@ impl Dial {
             reached: false,
             ever_heard: false,
             link_lost: false,
+            failed: false,
             refusal: None,
         })
     }
@@ -66,6 +72,15 @@ impl Dial {
         }
         socket.connect(endpoint)?;
         Ok(socket)
+    }
+
+    /// What is looked for.
+    fn host(&self) -> &'static str {
+        if self.who == MEMBER {
+            "queue"
+        } else {
+            "ventilator"
+        }
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -126,6 +141,11 @@ impl Dial {
         self.link_lost
     }
 
+    /// Whether an attempt to connect found nobody.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     pub(crate) fn is_greeting(&self) -> bool {
         self.hello_at.is_some()
     }
@@ -148,14 +168,17 @@ impl Dial {
                     self.connected = false;
                     self.link_lost = true;
                 }
-                LinkEvent::Failed => log::trace!("{}: no connection yet", self.endpoint),
+                LinkEvent::Failed => {
+                    self.failed = true;
+                    log::trace!("{}: no connection yet", self.endpoint);
+                }
                 LinkEvent::Foreign(why) => {
                     self.broken += 1;
                     log::debug!("{}: {why}", self.endpoint);
                     if self.broken >= STRANGE && !self.ever_heard {
                         return Err(Error::Connect {
                             endpoint: self.endpoint.to_string(),
-                            why: format!("{why}; is a procession ventilator there?"),
+                            why: format!("{why}; is a procession {} there?", self.host()),
                         });
                     }
                 }
@@ -191,11 +214,23 @@ impl Dial {
                     endpoint: self.endpoint.to_string(),
                     waited: self.patience,
                     advice: if self.connected {
-                        "something is there, but it does not answer as a ventilator; look at what listens there".to_owned()
+                        format!(
+                            "something is there, but it does not answer as a {}; look at what listens there",
+                            self.host()
+                        )
                     } else if self.broken > 0 || self.reached {
-                        "something listens there that is no ventilator: it does not answer as ZeroMQ does; look at what it is".to_owned()
+                        format!(
+                            "something listens there that is no {}: it does not answer as ZeroMQ does; look at what it is",
+                            self.host()
+                        )
                     } else if self.may_not_open() {
-                        "this user may not open that socket; the ventilator's user must start this, too".to_owned()
+                        format!(
+                            "this user may not open that socket; the {}'s user must start this, too",
+                            self.host()
+                        )
+                    } else if self.who == MEMBER {
+                        "make the queue there first, with bind, or wait longer with patience"
+                            .to_owned()
                     } else {
                         format!(
                             "start a ventilator with --bind {}, or wait longer with --patience",

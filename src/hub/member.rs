@@ -8,6 +8,7 @@ mod asking;
 mod getting;
 mod putting;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use self::asking::Asking;
 use self::getting::Getting;
 use self::putting::{Putting, UnderWay};
 use super::consumer::lane::Lane;
-use super::dial::{Dial, Need, say_malformed};
+use super::dial::{Dial, MEMBER, Need, say_malformed};
 use super::hand_over::HandedOver;
 use super::host::{CREATOR_LEFT, host_name, machine_id};
 use super::outbox::choose;
@@ -27,8 +28,8 @@ use crate::error::{Error, Result};
 use crate::wait::Subscribers;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
-    self, Credit, Goodbye, Heartbeat, Hello, Message, PeerId, Pill, QueueInfo, Role, RunId,
-    Welcome, kind,
+    self, Confirmed, Credit, Goodbye, Heartbeat, Hello, Message, PeerId, Pill, QueueInfo, Role,
+    RunId, Welcome, kind,
 };
 use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
 use crate::wire::wake::Waker;
@@ -74,6 +75,8 @@ pub(crate) struct Settings {
     /// The queue's run; 0: whichever is there.
     pub(crate) run: RunId,
     pub(crate) patience: Duration,
+    /// Its host is known to have listened there, on this machine: when nobody does, it is gone.
+    pub(crate) same_machine: bool,
 }
 
 /// What the program's threads and the loop share.
@@ -171,6 +174,8 @@ pub(crate) struct Member {
     taken_before: u64,
     /// When it was said last what was taken.
     confirmed: Instant,
+    /// Blocks that were taken and of which the host may not have heard yet, should the connection be lost.
+    told: VecDeque<(Instant, Confirmed)>,
     /// The queue was shut down and this getter has heard so.
     pilled: bool,
     host_left: bool,
@@ -196,7 +201,7 @@ impl Member {
             watchers: Subscribers::default(),
             patience: settings.patience,
         });
-        let dial = Dial::new("member of a queue", &settings.endpoint, settings.patience)?;
+        let dial = Dial::new(MEMBER, &settings.endpoint, settings.patience)?;
         let now = Instant::now();
         let mut member = Self {
             run: settings.run,
@@ -216,6 +221,7 @@ impl Member {
             lively: now,
             taken_before: 0,
             confirmed: now,
+            told: VecDeque::new(),
             pilled: false,
             host_left: false,
             goodbye_at: None,
@@ -226,6 +232,7 @@ impl Member {
         while shared.info().is_none() && !member.host_left {
             member.wait(Duration::from_millis(100))?;
             member.read_control()?;
+            member.check_host()?;
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + member.heartbeat / 2;
                 if member.dial.tick(member.heartbeat)? == Need::Hello {
@@ -246,6 +253,10 @@ impl Member {
     pub(crate) fn run(mut self) {
         let end = match self.serve() {
             Ok(()) => End::HostGone("this process has left the queue".to_owned()),
+            Err(Error::HostGone { why, .. }) => End::HostGone(why),
+            Err(Error::VentilatorLost { waited, .. }) => {
+                End::HostGone(format!("not heard for {} s", waited.as_secs_f64()))
+            }
             Err(error) => End::HostGone(error.to_string()),
         };
         self.shared.end(&end);
@@ -297,9 +308,20 @@ impl Member {
         poll(&sockets, &self.shared.waker, timeout).map(drop)
     }
 
+    fn check_host(&self) -> Result<()> {
+        if self.settings.same_machine && self.dial.has_failed() {
+            return Err(Error::HostGone {
+                endpoint: self.settings.endpoint.to_string(),
+                why: "its process has ended".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     fn pump(&mut self) -> Result<()> {
         self.read_control()?;
         self.read_lane();
+        self.check_host()?;
         if self.dial.is_lost() && self.settings.endpoint.transport() != Transport::Tcp {
             // On one host a connection that closes is a death.
             return Err(Error::HostGone {
@@ -393,6 +415,8 @@ impl Member {
     }
 
     fn hello(&mut self) {
+        // What comes on the old lane after this is not in what is said to be held, and goes to others.
+        self.lane = None;
         let hello = Hello {
             kind: kind::HELLO,
             magic: frame::MAGIC.to_owned(),
@@ -425,6 +449,7 @@ impl Member {
             let address: Endpoint = welcome.address.parse()?;
             self.lane = Some(Lane::connect(&address.with_host_if_any(host))?);
             self.on_new_lane();
+            self.confirm_again();
         }
         self.dial.welcomed();
         self.run = welcome.run;
@@ -468,6 +493,7 @@ impl Member {
     fn tick(&mut self, now: Instant) -> Result<()> {
         self.note_pause();
         self.want_again();
+        self.forget_told();
         if self.goodbye_at.is_some() {
             return Ok(());
         }

@@ -55,6 +55,8 @@ pub(super) struct Inner {
     /// The host is in this process.
     here: Option<Endpoint>,
     endpoints: Vec<Endpoint>,
+    /// It could not be joined: a get says why at once.
+    pub(super) failed: std::sync::atomic::AtomicBool,
     /// Another process may have a handle.
     lent: std::sync::atomic::AtomicBool,
 }
@@ -134,6 +136,7 @@ impl Inner {
             })),
             here: Some(here),
             endpoints: bound.into_iter().skip(1).collect(),
+            failed: false.into(),
             lent: (!plan.binds.is_empty()).into(),
         });
         remember(&inner);
@@ -157,6 +160,7 @@ impl Inner {
             connecting: Mutex::default(),
             hosted: Mutex::default(),
             here: None,
+            failed: false.into(),
             lent: true.into(),
         });
         let table = open.get_or_insert_with(HashMap::new);
@@ -170,7 +174,7 @@ impl Inner {
     pub(super) fn connect(endpoint: &str, plan: &Plan) -> Result<Arc<Self>> {
         let endpoint: Endpoint = endpoint.parse()?;
         check_dial(&endpoint, plan.insecure)?;
-        let (membership, info) = Membership::connect(&endpoint, 0, plan.patience)?;
+        let (membership, info) = Membership::connect(&endpoint, 0, plan.patience, false)?;
         if info.joinable != plan.info.joinable {
             membership.leave(Instant::now());
             return Err(Error::BadHandle {
@@ -199,6 +203,7 @@ impl Inner {
             hosted: Mutex::default(),
             here: None,
             endpoints: vec![endpoint],
+            failed: false.into(),
             lent: true.into(),
         });
         remember(&inner);
@@ -251,7 +256,7 @@ impl Inner {
             });
         }
         let (membership, _) =
-            Membership::connect(&endpoint, self.ticket.run, self.ticket.patience)?;
+            Membership::connect(&endpoint, self.ticket.run, self.ticket.patience, !elsewhere)?;
         Ok(&self.membership.get_or_init(|| membership).shared)
     }
 
@@ -269,12 +274,18 @@ impl Inner {
 }
 
 impl Membership {
-    fn connect(endpoint: &Endpoint, run: RunId, patience: Duration) -> Result<(Self, QueueInfo)> {
+    fn connect(
+        endpoint: &Endpoint,
+        run: RunId,
+        patience: Duration,
+        same_machine: bool,
+    ) -> Result<(Self, QueueInfo)> {
         let (member, shared) = Member::connect(member::Settings {
             endpoint: endpoint.clone(),
             peer: random_id()?,
             run,
             patience,
+            same_machine,
         })?;
         let info = shared.info().unwrap_or_default();
         let thread = std::thread::Builder::new()

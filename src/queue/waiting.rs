@@ -1,6 +1,7 @@
 //! Queues among the things that [`wait`](crate::wait()) waits for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Queue;
 use crate::hub::member::Shared;
@@ -28,7 +29,10 @@ impl<T> Sealed for Queue<T> {}
 impl<T> Waitable for Queue<T> {
     /// Whether a `get` would return at once.
     fn is_ready(&self) -> bool {
-        self.inner.joined().is_some_and(|member| member.is_ready())
+        match self.inner.joined() {
+            Some(member) => member.is_ready(),
+            None => self.inner.failed.load(Ordering::Acquire),
+        }
     }
 
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) {
@@ -37,8 +41,11 @@ impl<T> Waitable for Queue<T> {
                 watch.subscribe(member.watchers());
                 watch.keep(Expecting::new(member));
             }
-            // The get that follows says why; who only waits looks again.
-            Err(error) => log::warn!("{error}"),
+            // The get that follows says why.
+            Err(error) => {
+                log::debug!("{error}");
+                self.inner.failed.store(true, Ordering::Release);
+            }
         }
     }
 }

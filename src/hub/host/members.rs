@@ -179,15 +179,10 @@ impl Host {
                         if put.run == self.settings.run
                             && let Some(member) = members.all.get_mut(&put.peer)
                         {
-                            for (body, items) in member.take_in(put) {
-                                if members.closed && self.closing.is_some() {
-                                    log::warn!(
-                                        "{} items came after the queue's end and were dropped",
-                                        items.max(1)
-                                    );
-                                } else {
-                                    self.ledger.put_block(body, items);
-                                }
+                            // Behind the end nothing is accepted any more, and the putter hears so.
+                            let late = members.closed && self.closing.is_some();
+                            for (body, items) in member.take_in(put, late) {
+                                self.ledger.put_block(body, items);
                             }
                             continue;
                         }
@@ -486,8 +481,8 @@ impl Members {
 }
 
 impl Member {
-    /// What is new of a message.
-    fn take_in(&mut self, put: Put) -> Vec<(Body, u32)> {
+    /// What is new of a message; nothing when it comes too `late`.
+    fn take_in(&mut self, put: Put, late: bool) -> Vec<(Body, u32)> {
         self.last_heard = Instant::now();
         self.on_link(put.link);
         self.due.get_or_insert_with(Instant::now);
@@ -510,7 +505,7 @@ impl Member {
                     .ok_or_else(|| "it was handed over and is not there".to_owned()),
                 Place::File(_) | Place::Error(_) => Err("it is not here".to_owned()),
             };
-            if number != self.accepted + 1 {
+            if late || number != self.accepted + 1 {
                 continue;
             }
             self.accepted = number;

@@ -26,6 +26,9 @@ const COMING: Duration = Duration::from_millis(50);
 /// And so long when it is the first item, for which a lane is to be made.
 const FIRST_COMING: Duration = Duration::from_secs(2);
 
+/// So many blocks that were taken are remembered, should the connection be lost.
+const MOST_TOLD: usize = 20_000;
+
 /// Why there is no item.
 #[derive(Debug)]
 pub(crate) enum NoItem {
@@ -99,6 +102,18 @@ struct Held {
     done: u32,
     lane: u32,
     said: (u32, u32),
+}
+
+impl Held {
+    const fn confirmed(&self) -> Confirmed {
+        Confirmed {
+            id: self.id,
+            attempt: self.attempt,
+            kept: self.kept,
+            taken: self.taken,
+            done: self.done,
+        }
+    }
 }
 
 impl Default for Getting {
@@ -447,13 +462,7 @@ impl Member {
                 if held.said != (held.taken, held.done) || answer {
                     held.said = (held.taken, held.done);
                     if held.taken > 0 {
-                        blocks.push(Confirmed {
-                            id: held.id,
-                            attempt: held.attempt,
-                            kept: held.kept,
-                            taken: held.taken,
-                            done: held.done,
-                        });
+                        blocks.push(held.confirmed());
                     }
                 }
             }
@@ -462,29 +471,58 @@ impl Member {
                 .front()
                 .is_some_and(|held| held.done == held.kept && held.said == (held.taken, held.done))
             {
-                get.held.pop_front();
+                if let Some(held) = get.held.pop_front() {
+                    self.told.push_back((self.confirmed, held.confirmed()));
+                }
                 get.open = get.open.saturating_sub(1);
             }
         }
         let said = !blocks.is_empty();
         if said || answer {
-            let mut blocks = blocks.into_iter().peekable();
-            loop {
-                let some: Vec<Confirmed> = blocks.by_ref().take(8_000).collect();
-                let last = blocks.peek().is_none();
-                let confirm = Confirm {
-                    kind: kind::CONFIRM,
-                    run: self.run,
-                    answer: answer && last,
-                    blocks: some,
-                };
-                self.send(encode(&confirm));
-                if last {
-                    break;
-                }
-            }
+            self.send_confirm(blocks, answer);
         }
         said
+    }
+
+    fn send_confirm(&mut self, blocks: Vec<Confirmed>, answer: bool) {
+        let mut blocks = blocks.into_iter().peekable();
+        loop {
+            let some: Vec<Confirmed> = blocks.by_ref().take(8_000).collect();
+            let last = blocks.peek().is_none();
+            let confirm = Confirm {
+                kind: kind::CONFIRM,
+                run: self.run,
+                answer: answer && last,
+                blocks: some,
+            };
+            self.send(encode(&confirm));
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// On a new connection: what was said on the old one may not have arrived.
+    pub(super) fn confirm_again(&mut self) {
+        let blocks: Vec<Confirmed> = self.told.iter().map(|told| told.1).collect();
+        if !blocks.is_empty() {
+            self.send_confirm(blocks, false);
+        }
+        let mut get = self.shared.getting();
+        for held in &mut get.held {
+            held.said = (0, 0);
+        }
+        get.unsaid += 1;
+        get.prompt = true;
+    }
+
+    /// What was said some time before the host was heard last has arrived there.
+    pub(super) fn forget_told(&mut self) {
+        let (heard, heartbeat) = (self.dial.last_heard, self.heartbeat);
+        let old = |at: Instant| heard.saturating_duration_since(at) > heartbeat;
+        while self.told.len() > MOST_TOLD || self.told.front().is_some_and(|told| old(told.0)) {
+            self.told.pop_front();
+        }
     }
 
     /// Gives back what was not taken, of these blocks or of all.
@@ -545,6 +583,8 @@ impl Member {
         let get = self.shared.getting();
         let held = get.held.iter().filter(|held| held.done < held.kept);
         held.map(|held| (held.id, held.attempt))
+            .take(50_000 - MOST_TOLD)
+            .chain(self.told.iter().map(|(_, told)| (told.id, told.attempt)))
             .take(50_000)
             .collect()
     }

@@ -65,6 +65,8 @@ pub(crate) struct Putting {
     hungry: bool,
     last_put: Instant,
     pub(super) closed: bool,
+    /// What was put came too late for a shutdown.
+    pub(super) refused: bool,
     pub(super) end: Option<End>,
 }
 
@@ -87,6 +89,7 @@ impl Default for Putting {
             hungry: true,
             last_put: Instant::now(),
             closed: false,
+            refused: false,
             end: None,
         }
     }
@@ -175,7 +178,10 @@ impl Shared {
             if put.accepted >= goal {
                 return Ok(());
             }
-            if let Some(end) = &put.end {
+            // After a shutdown what was put before is still accepted, unless the host says otherwise.
+            if let Some(end) = &put.end
+                && (*end != End::ShutDown || put.refused)
+            {
                 return Err((goal - put.accepted, Some(end.clone())));
             }
             put.flushing += 1;
@@ -459,6 +465,12 @@ impl Member {
         if room.closed && put.end.is_none() {
             put.end = Some(End::ShutDown);
         }
+        // All has arrived there, and not all was accepted.
+        put.refused |= room.closed
+            && room.link == under_way.link
+            && under_way.out == under_way.blocks.len()
+            && under_way.out > 0
+            && under_way.absorbed >= under_way.sent;
         self.prompted = false;
         let told = put.waiting > 0 || put.flushing > 0;
         drop(put);
