@@ -60,8 +60,10 @@ pub(super) enum Taken {
     Buffer(usize),
 }
 
+type EndsByPlace = FxHashMap<(PathBuf, Side), Weak<End>>;
+
 /// The ends of this process that can be handed over.
-static ENDS: Mutex<Option<FxHashMap<(PathBuf, Side), Weak<End>>>> = Mutex::new(None);
+static ENDS: Mutex<Option<EndsByPlace>> = Mutex::new(None);
 /// All of them, for the end of the program.
 static ALL: Mutex<Vec<Weak<End>>> = Mutex::new(Vec::new());
 

@@ -199,6 +199,7 @@ impl Link {
         let State::Apart(apart) = &mut self.state else {
             return;
         };
+        let mut is_new = false;
         if apart.socket.is_none() {
             match open(folder, *side) {
                 Ok(socket) => {
@@ -207,6 +208,7 @@ impl Link {
                     {
                         log::warn!("{}", cannot_wait(error));
                     }
+                    is_new = socket.is_some();
                     apart.socket = socket;
                 }
                 Err(error) => log::warn!("{}: {error}", folder.path().display()),
@@ -216,6 +218,10 @@ impl Link {
         apart.pause = (pause * 2).min(LONGEST);
         if let Some(poller) = &self.poller {
             poller.arm(pause);
+        }
+        if is_new {
+            // ZeroMQ tells of changes to those who have found nothing.
+            self.attend(Ready::ALL);
         }
     }
 

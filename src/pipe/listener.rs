@@ -391,16 +391,6 @@ impl Visit {
 
     /// Goes on as far as it can now; the connection, once the listener has opened it.
     fn step(&mut self, endpoint: &Endpoint) -> Result<Option<Socket>> {
-        if let Some(room) = self.room.take() {
-            let frame = room.recv_frame();
-            let is_lost = is_lost(&room);
-            match frame.as_deref() {
-                Some([WELCOME]) => return Ok(Some(room)),
-                None if !is_lost => self.room = Some(room),
-                // Somebody else was first there, or the listener has given us up.
-                _ => {}
-            }
-        }
         for event in self.dealer.link_events() {
             if let LinkEvent::Foreign(why) = event {
                 return Err(Error::Connect {
@@ -428,12 +418,22 @@ impl Visit {
                 self.room = Some(room);
             }
         }
-        if self.room.is_none() && self.knocked.elapsed() >= KNOCK_EVERY {
-            self.knocked = Instant::now();
-            self.dealer.send(greeting(KNOCK, &self.key));
+        // Also one that is new: ZeroMQ tells of changes to those who have found nothing.
+        if let Some(room) = self.room.take() {
+            let frame = room.recv_frame();
+            let is_lost = is_lost(&room);
+            match frame.as_deref() {
+                Some([WELCOME]) => return Ok(Some(room)),
+                None if !is_lost => self.room = Some(room),
+                // Somebody else was first there, or the listener has given us up.
+                _ => {}
+            }
         }
-        if self.room.is_some() && self.knocked.elapsed() >= KNOCK_EVERY {
+        if self.knocked.elapsed() >= KNOCK_EVERY {
             self.knocked = Instant::now();
+            if self.room.is_none() {
+                self.dealer.send(greeting(KNOCK, &self.key));
+            }
         }
         Ok(None)
     }
