@@ -612,6 +612,37 @@ fn several_are_waited_for_at_once() -> Outcome {
     processes[1].kill()?;
     assert_eq!(wait(&[&first, &second], None)?, [1]);
     assert!(matches!(second.recv(), Err(Error::EndOfFile)));
+    drop(first);
+    assert_eq!(processes[0].join()?, 100);
+    Ok(())
+}
+
+#[test]
+fn closing_does_not_wait_for_a_process_that_is_dead_and_nothing_is_left() -> Outcome {
+    let _deadline = deadline();
+    // The child uses the second end, which connects, and the first one, which binds.
+    for is_first in [false, true] {
+        let (first, second) = Pipe::new::<Bytes, Bytes>()?;
+        let (here, there) = if is_first {
+            (second, first)
+        } else {
+            (first, second)
+        };
+        let process = Process::spawn(echo, (there,))?;
+        here.send(&Bytes::new())?;
+        here.recv()?;
+        let shown = format!("{here:?}");
+        let folder = shown.split('"').nth(1).expect("its folder").to_owned();
+        assert!(std::fs::exists(&folder)?);
+        process.kill()?;
+        let _ = process.join();
+        let since = Instant::now();
+        let _ = here.send(&Bytes::new());
+        here.close();
+        // Half of the time that closing waits for those who are alive.
+        assert!(since.elapsed() < Duration::from_secs(5), "it waited");
+        assert!(!std::fs::exists(&folder)?, "{folder} is left");
+    }
     Ok(())
 }
 

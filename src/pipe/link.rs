@@ -388,8 +388,8 @@ impl Link {
             poller.disarm();
         }
         Closing {
-            socket: match state {
-                State::Joined(joined) => Some(joined.socket),
+            joined: match state {
+                State::Joined(joined) => Some(joined),
                 _ => None,
             },
             claim: self.claim.take(),
@@ -400,16 +400,20 @@ impl Link {
 
 /// An end on its way out.
 pub(super) struct Closing {
-    socket: Option<Socket>,
+    joined: Option<Joined>,
     claim: Option<Lock>,
     meeting: Arc<Meeting>,
 }
 
 impl Closing {
     pub(super) fn finish(self) {
-        if let Some(socket) = self.socket {
+        if let Some(Joined {
+            socket, is_bound, ..
+        }) = self.joined
+        {
             socket.send_slice(&[CLOSE]);
-            if !socket.close_within(LINGER) {
+            let since = Instant::now();
+            if !socket.close_within(LINGER, !is_bound) && since.elapsed() >= LINGER {
                 log::warn!(
                     "what was sent last on a pipe may be lost: the other process did not take it for {} s",
                     LINGER.as_secs()

@@ -75,7 +75,31 @@ struct Door {
     /// Clients that are in, and were not accepted yet.
     guests: VecDeque<Socket>,
     /// Where the rooms of an `ipc` listener are.
-    folder: Option<(Folder, Lock)>,
+    folder: Option<Rooms>,
+}
+
+/// The folder of an `ipc` listener's rooms, removed with it; what a killed one leaves is found like a pipe's.
+struct Rooms {
+    folder: Folder,
+    hold: Option<Lock>,
+}
+
+impl Rooms {
+    fn new() -> Result<Self> {
+        let folder = Folder::create()?;
+        let hold = folder.hold(Side::Zero)?;
+        Ok(Self {
+            folder,
+            hold: Some(hold),
+        })
+    }
+}
+
+impl Drop for Rooms {
+    fn drop(&mut self) {
+        self.hold = None;
+        self.folder.remove_if_abandoned();
+    }
 }
 
 /// A socket for one client.
@@ -84,17 +108,6 @@ struct Room {
     key: Key,
     address: String,
     since: Instant,
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.rooms.clear();
-        self.guests.clear();
-        if let Some((folder, hold)) = self.folder.take() {
-            drop(hold);
-            folder.remove_if_abandoned();
-        }
-    }
 }
 
 impl Door {
@@ -152,7 +165,7 @@ impl Door {
     fn open_room(&mut self, endpoint: &Endpoint, key: Key, poller: &Poller) -> Result<Room> {
         let mut socket = Socket::new(Kind::Pair)?.monitored()?;
         let address = match (&self.folder, endpoint) {
-            (Some((folder, _)), _) => socket.bind(&Endpoint::Ipc(folder.new_socket()))?,
+            (Some(rooms), _) => socket.bind(&Endpoint::Ipc(rooms.folder.new_socket()))?,
             (None, other) => socket
                 .bind_in(other.host().unwrap_or("127.0.0.1"), None)?
                 .with_any_host(),
@@ -177,11 +190,7 @@ impl<S, R> Listener<S, R> {
         let endpoint = parse(endpoint.as_ref())?;
         check_reach(&endpoint, false)?;
         let folder = match endpoint {
-            Endpoint::Ipc(_) => {
-                let folder = Folder::create()?;
-                let hold = folder.hold(Side::Zero)?;
-                Some((folder, hold))
-            }
+            Endpoint::Ipc(_) => Some(Rooms::new()?),
             _ => None,
         };
         let mut router = Socket::new(Kind::Router)?;

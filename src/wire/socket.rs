@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -175,33 +175,40 @@ impl Socket {
             .set_linger(i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
     }
 
-    /// Drops a monitored socket, and waits until the kernel has all that was sent, at most `time`; whether it has.
-    pub(crate) fn close_within(mut self, time: Duration) -> bool {
+    /// Drops a monitored socket, and waits until the kernel has all that was sent, at most `time`; whether it has. One that has
+    /// connected (and not bound) is given up at once when its connection is lost.
+    pub(crate) fn close_within(mut self, time: Duration, has_connected: bool) -> bool {
+        if has_connected && self.link_events().iter().any(LinkEvent::is_loss) {
+            return false;
+        }
         self.set_linger(time);
         let Some(monitor) = self.monitor.take() else {
             return false;
         };
         drop(self);
-        // A second more, because libzmq's own clock decides when it gives up.
-        let deadline = Instant::now() + time + Duration::from_secs(1);
+        let deadline = Instant::now() + time;
         loop {
-            while let Ok(parts) = monitor.recv_multipart(zmq::DONTWAIT) {
-                let stopped = parts.first().is_some_and(|head| {
-                    head.starts_with(&zmq::SocketEvent::MONITOR_STOPPED.to_raw().to_ne_bytes())
-                });
-                if stopped {
-                    return Instant::now() + Duration::from_secs(1) < deadline;
-                }
+            match next_event(&monitor) {
+                Some(zmq::SocketEvent::MONITOR_STOPPED) => return Instant::now() < deadline,
+                Some(zmq::SocketEvent::DISCONNECTED) if has_connected => break,
+                Some(_) => continue,
+                None => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // See Drop: with nobody at this end, libzmq's I/O thread could hang.
-                std::mem::forget(monitor);
-                return false;
+                break;
             }
-            let millis = left.as_millis().max(1);
-            let _ = monitor.poll(zmq::POLLIN, i64::try_from(millis).unwrap_or(i64::MAX));
+            let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+            let _ = monitor.poll(zmq::POLLIN, millis.max(1));
         }
+        // Until the socket is gone, somebody must be at this end, or libzmq's I/O thread would hang (see Drop).
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|monitor| {
+            std::iter::from_fn(|| next_event(monitor))
+                .all(|event| event != zmq::SocketEvent::MONITOR_STOPPED)
+        });
+        left.push(monitor);
+        false
     }
 
     /// Tells of connections from now on.
@@ -444,6 +451,16 @@ fn to_bytes(message: zmq::Message) -> Bytes {
     } else {
         Bytes::from_owner(Owned(message))
     }
+}
+
+/// The monitors of sockets that were dropped, and that libzmq has not given up yet.
+static LEFT: Mutex<Vec<zmq::Socket>> = Mutex::new(Vec::new());
+
+/// The next event of a monitor.
+fn next_event(monitor: &zmq::Socket) -> Option<zmq::SocketEvent> {
+    let parts = monitor.recv_multipart(zmq::DONTWAIT).ok()?;
+    let number = parts.first()?.first_chunk::<2>()?;
+    Some(zmq::SocketEvent::from_raw(u16::from_ne_bytes(*number)))
 }
 
 /// A received frame, in ZeroMQ's own memory.
