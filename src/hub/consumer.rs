@@ -130,7 +130,11 @@ impl Consumer {
         let nothing = (false, false);
         self.ready = Ready {
             dial: ready.next().unwrap_or(nothing),
-            lane: self.lane.as_ref().and_then(|_| ready.next()).unwrap_or(nothing),
+            lane: self
+                .lane
+                .as_ref()
+                .and_then(|_| ready.next())
+                .unwrap_or(nothing),
             outbox: ready.next().unwrap_or(nothing),
         };
         Ok(())
