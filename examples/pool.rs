@@ -40,11 +40,13 @@ fn main() -> procession::Result<()> {
     println!("map: {:?}", pool.map(square, 1..=10)?);
 
     // The input has no end; what is read of it is what is asked for, and a little more.
-    let over_a_million = pool
+    let over_a_million = |value: &u64| *value > 1_000_000;
+    let first = pool
         .imap(square, 1..)?
-        .find(|found| found.as_ref().is_ok_and(|&n| n > 1_000_000));
-    if let Some(found) = over_a_million {
-        println!("imap: the first square over a million is {}", found?);
+        .map_while(Result::ok)
+        .find(over_a_million);
+    if let Some(first) = first {
+        println!("imap: the first square over a million is {first}");
     }
 
     let mut done_by: BTreeMap<u32, u32> = BTreeMap::new();

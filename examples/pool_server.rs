@@ -17,7 +17,12 @@ use procession::Pool;
 /// How many primes there are in `from..to`, and who counted them.
 #[procession::task(name = "primes")]
 fn primes(from: u32, to: u32) -> (u32, u32) {
-    let is_prime = |n: &u32| *n > 1 && (2..).take_while(|d| d * d <= *n).all(|d| n % d != 0);
+    let is_prime = |n: &u32| {
+        *n > 1
+            && (2..)
+                .take_while(|d| d * d <= *n)
+                .all(|d| !n.is_multiple_of(d))
+    };
     (
         (from..to).filter(is_prime).count() as u32,
         std::process::id(),

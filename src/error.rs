@@ -149,7 +149,7 @@ pub enum Error {
     #[error("task {task} (call {call}) {how} in worker process {pid} on {host}{}: {message}", at(.location.as_deref()))]
     TaskFailed {
         /// The task's name.
-        task: String,
+        task: Box<str>,
         /// Which call, counted from 0 in the order of the items.
         call: u64,
         /// In which way.
@@ -157,17 +157,17 @@ pub enum Error {
         /// The panic's message, or the error's text.
         message: String,
         /// Where it panicked: file, line and column.
-        location: Option<String>,
+        location: Option<Box<str>>,
         /// The worker's process.
         pid: u32,
         /// The worker's host.
-        host: String,
+        host: Box<str>,
     },
     /// A task that a pool ran took longer than it may; its worker was replaced.
     #[error("task {task} (call {call}) took longer than its limit of {} in worker process {pid} on {host}, which was ended", seconds(*.limit))]
     TaskTimedOut {
         /// The task's name.
-        task: String,
+        task: Box<str>,
         /// Which call, counted from 0 in the order of the items.
         call: u64,
         /// How long it might have taken.
@@ -175,7 +175,7 @@ pub enum Error {
         /// The worker's process.
         pid: u32,
         /// The worker's host.
-        host: String,
+        host: Box<str>,
     },
     /// A worker died while it ran this task, and it was tried as often as it may be.
     #[error(
@@ -184,13 +184,13 @@ pub enum Error {
     )]
     WorkerDied {
         /// The task's name.
-        task: String,
+        task: Box<str>,
         /// Which call, counted from 0 in the order of the items.
         call: u64,
         /// The last worker's process.
         pid: u32,
         /// Its host.
-        host: String,
+        host: Box<str>,
         /// What it died of, as far as that is known.
         how: String,
         /// Which attempt that was, from 1.

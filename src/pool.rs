@@ -16,7 +16,7 @@
 //!     let first_over_1000 = pool
 //!         .imap(square, 0..)?
 //!         .map_while(Result::ok)
-//!         .find(|&n| n > 1000);
+//!         .find(|value| *value > 1000);
 //!     assert_eq!(first_over_1000, Some(1024));
 //!     Ok(())
 //! }
@@ -121,7 +121,7 @@ use std::time::{Duration, Instant};
 
 pub use async_result::AsyncResult;
 pub use builder::PoolBuilder;
-pub use imap::{Imap, Single};
+pub use imap::{Imap, ImapOf, Single};
 pub use tasks::Tasks;
 pub use worker::PoolWorker;
 
@@ -416,11 +416,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::Ended`] when the pool is closed. A call that has no value is an item of the iterator.
-    pub fn imap<T, A, I>(
-        &self,
-        task: T,
-        items: I,
-    ) -> Result<Imap<(A,), Single<I::IntoIter>, T::Output>>
+    pub fn imap<T, A, I>(&self, task: T, items: I) -> Result<ImapOf<I, T::Output>>
     where
         T: Task<Args = (A,)>,
         I: IntoIterator<Item = A>,
@@ -432,11 +428,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`imap`](Self::imap).
-    pub fn imap_unordered<T, A, I>(
-        &self,
-        task: T,
-        items: I,
-    ) -> Result<Imap<(A,), Single<I::IntoIter>, T::Output>>
+    pub fn imap_unordered<T, A, I>(&self, task: T, items: I) -> Result<ImapOf<I, T::Output>>
     where
         T: Task<Args = (A,)>,
         I: IntoIterator<Item = A>,

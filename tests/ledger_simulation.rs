@@ -476,3 +476,45 @@ fn each_task_has_one_result_whatever_happens() {
         assert!(outcome.is_ok(), "seed {seed} failed; see above");
     }
 }
+
+#[test]
+fn with_no_deaths_allowed_the_first_one_is_reported_and_a_task_put_alone_waits_for_an_idle_consumer()
+ {
+    use procession::Body;
+    use procession::hub::ledger::{Action, Gone, Ledger};
+    use std::time::Duration;
+
+    let mut ledger = Ledger::new();
+    ledger.set_deaths(0);
+    let started = ledger.put(Body::from("a"), 1);
+    let unstarted = ledger.put(Body::from("b"), 1);
+    ledger.join(1, 1, &[], Duration::ZERO);
+    ledger.credit(1, 10, 1 << 20, 0, 0);
+    ledger.deal();
+    ledger.credit(1, 10, 1 << 20, 1, 1);
+    let alone = ledger.put_alone(Body::from("c"), 1);
+    ledger.deal();
+    let leased: Vec<u64> = ledger
+        .actions()
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Lease { tasks, .. } => Some(tasks),
+            _ => None,
+        })
+        .flatten()
+        .map(|(id, ..)| id)
+        .collect();
+    assert_eq!(leased, [started, unstarted]);
+    assert_eq!(ledger.attempt(alone), 0, "somebody runs something else");
+    ledger.gone(1, Gone::Died);
+    let condemned: Vec<u64> = ledger
+        .actions()
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Condemn { id, .. } => Some(id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(condemned, [started]);
+    assert_eq!(ledger.waiting(), 2);
+}

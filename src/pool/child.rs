@@ -190,7 +190,7 @@ impl Caller<'_> {
                         .into_iter();
                 }
                 done += 1;
-                if done % 16 == 0 && since.elapsed() > GROUP {
+                if done.is_multiple_of(16) && since.elapsed() > GROUP {
                     slot.finish_many(answers.drain(..));
                     since = Instant::now();
                 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::AFTER_THE_PILL;
 use super::child::{ChildEnd, Orders, pool_worker};
 use crate::error::{Error, Result};
 use crate::hub::host::host_name;
@@ -65,6 +66,8 @@ struct State {
     gave_up: Option<String>,
     /// Processes that live or are being started.
     open: u32,
+    /// Since when it is known that the pool has ended.
+    pill: Option<Instant>,
 }
 
 impl Crew {
@@ -142,12 +145,13 @@ impl Crew {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until every process has ended; after `patience` they are killed.
+    /// Waits until every process has ended; after `patience`, or a while after the first has had its pill, they are killed.
     pub(super) fn join(&self, patience: Option<Duration>) {
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
         let mut state = self.shared.state();
         while state.open > 0 {
-            state = match deadline {
+            let end = deadline.or(state.pill.map(|since| since + AFTER_THE_PILL));
+            state = match end {
                 None => self
                     .shared
                     .changed
@@ -315,7 +319,12 @@ impl Shared {
         let stopping = state.stopping;
         let next = match outcome {
             _ if stopping => Next::Stop,
-            Ok(ChildEnd::Pill) => Next::Stop,
+            Ok(ChildEnd::Pill) => {
+                // Whoever was just on the way may find nobody any more.
+                state.stopping = true;
+                state.pill.get_or_insert_with(Instant::now);
+                Next::Stop
+            }
             Ok(ChildEnd::Retired) => Next::Replace,
             Ok(ChildEnd::Initializer(why)) => {
                 state.failures += 1;

@@ -1,6 +1,5 @@
 //! A job's input on its way in: items become chunks, and no more are handed in than the window allows.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,7 @@ const GROUP: usize = 256;
 const SLOW_INPUT: Duration = Duration::from_millis(1);
 
 /// The input of one job.
-pub(super) struct Feed<A, I> {
+pub(super) struct Feed<I> {
     pool: Arc<Inner>,
     job: Arc<Job>,
     items: I,
@@ -37,7 +36,6 @@ pub(super) struct Feed<A, I> {
     arena: Vec<u8>,
     /// The input was slow.
     slow: bool,
-    arguments: PhantomData<fn(A)>,
 }
 
 /// A chunk that is written, before its group is handed in.
@@ -49,7 +47,10 @@ struct Draft {
     body: Option<Body>,
 }
 
-impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
+impl<I: Iterator> Feed<I>
+where
+    I::Item: Serialize,
+{
     pub(super) fn new(pool: Arc<Inner>, job: Arc<Job>, items: I) -> Self {
         Self {
             pool,
@@ -60,7 +61,6 @@ impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
             scratch: Vec::new(),
             arena: Vec::new(),
             slow: true,
-            arguments: PhantomData,
         }
     }
 
@@ -119,7 +119,7 @@ impl<A: Serialize, I: Iterator<Item = A>> Feed<A, I> {
                 open = open.saturating_sub(draft.calls.into());
                 group.push(draft);
                 // The clock is not looked at for each of many, unless the input was slow before.
-                if self.slow || group.len() % 16 == 0 || open == 0 {
+                if self.slow || group.len().is_multiple_of(16) || open == 0 {
                     slow = since.elapsed() > SLOW_INPUT;
                 }
                 if slow || bytes >= BYTES_UNDER_WAY || self.arena.len() >= ARENA {

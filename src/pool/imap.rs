@@ -18,8 +18,8 @@ use crate::error::Result;
 /// The input is read by [`next`](Iterator::next), in the thread that calls it, a bounded way ahead of the results that were
 /// taken; so it may be endless, and it may borrow. An input whose next item depends on a result of this same iterator waits for
 /// ever. Dropped, what has been read of the input is still worked on, and the results are thrown away.
-pub struct Imap<A, I, O> {
-    feed: Feed<A, I>,
+pub struct Imap<I, O> {
+    feed: Feed<I>,
     job: Arc<Job>,
     ordered: bool,
     /// In order: what came before its turn.
@@ -33,8 +33,11 @@ pub struct Imap<A, I, O> {
     values: PhantomData<fn() -> O>,
 }
 
-impl<A: Serialize, I: Iterator<Item = A>, O: DeserializeOwned> Imap<A, I, O> {
-    pub(super) fn new(feed: Feed<A, I>, job: Arc<Job>, ordered: bool) -> Self {
+impl<I: Iterator, O: DeserializeOwned> Imap<I, O>
+where
+    I::Item: Serialize,
+{
+    pub(super) fn new(feed: Feed<I>, job: Arc<Job>, ordered: bool) -> Self {
         let mut imap = Self {
             feed,
             job,
@@ -94,7 +97,10 @@ impl<A: Serialize, I: Iterator<Item = A>, O: DeserializeOwned> Imap<A, I, O> {
     }
 }
 
-impl<A: Serialize, I: Iterator<Item = A>, O: DeserializeOwned> Iterator for Imap<A, I, O> {
+impl<I: Iterator, O: DeserializeOwned> Iterator for Imap<I, O>
+where
+    I::Item: Serialize,
+{
     type Item = Result<O>;
 
     fn next(&mut self) -> Option<Result<O>> {
@@ -122,13 +128,13 @@ impl<A: Serialize, I: Iterator<Item = A>, O: DeserializeOwned> Iterator for Imap
     }
 }
 
-impl<A, I, O> Drop for Imap<A, I, O> {
+impl<I, O> Drop for Imap<I, O> {
     fn drop(&mut self) {
         self.job.abandon();
     }
 }
 
-impl<A, I, O> fmt::Debug for Imap<A, I, O> {
+impl<I, O> fmt::Debug for Imap<I, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Imap")
             .field("task", &self.job.rules.task)
@@ -137,6 +143,9 @@ impl<A, I, O> fmt::Debug for Imap<A, I, O> {
             .finish_non_exhaustive()
     }
 }
+
+/// The results of a [`Pool::imap`](super::Pool::imap) whose items come from `I`.
+pub type ImapOf<I, O> = Imap<Single<<I as IntoIterator>::IntoIter>, O>;
 
 /// The input of [`imap`](super::Pool::imap): each item as the one argument of a call.
 #[derive(Clone, Debug)]

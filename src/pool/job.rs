@@ -437,7 +437,8 @@ fn fault_error(fault: Fault, rules: &Rules, index: u64) -> Error {
         pid,
         host,
     } = fault;
-    let task = rules.task.to_owned();
+    let task = rules.task.into();
+    let host = host.into();
     if kind == kind::TIMED_OUT {
         return Error::TaskTimedOut {
             task,
@@ -458,7 +459,7 @@ fn fault_error(fault: Fault, rules: &Rules, index: u64) -> Error {
             _ => "failed",
         },
         message,
-        location,
+        location: location.map(Into::into),
         pid,
         host,
     }
@@ -477,10 +478,10 @@ impl Lost {
                 how,
                 attempt,
             } => Error::WorkerDied {
-                task: rules.task.to_owned(),
+                task: rules.task.into(),
                 call: index,
                 pid: *pid,
-                host: host.clone(),
+                host: host.as_str().into(),
                 how: how.clone(),
                 attempt: *attempt,
             },

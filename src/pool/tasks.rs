@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::async_result::AsyncResult;
 use super::chunk::Manner;
 use super::feed::Feed;
-use super::imap::{Imap, Single};
+use super::imap::{Imap, ImapOf, Single};
 use super::job::{End, Job, OnDone, Reader, Rules};
 use super::{Inner, Pool};
 use crate::error::{Error, Result};
@@ -304,7 +304,7 @@ impl<'p, T: Task> Tasks<'p, T> {
     ///
     /// # Errors
     /// As there.
-    pub fn imap<A, I>(&self, items: I) -> Result<Imap<(A,), Single<I::IntoIter>, T::Output>>
+    pub fn imap<A, I>(&self, items: I) -> Result<ImapOf<I, T::Output>>
     where
         T: Task<Args = (A,)>,
         I: IntoIterator<Item = A>,
@@ -316,10 +316,7 @@ impl<'p, T: Task> Tasks<'p, T> {
     ///
     /// # Errors
     /// As there.
-    pub fn imap_unordered<A, I>(
-        &self,
-        items: I,
-    ) -> Result<Imap<(A,), Single<I::IntoIter>, T::Output>>
+    pub fn imap_unordered<A, I>(&self, items: I) -> Result<ImapOf<I, T::Output>>
     where
         T: Task<Args = (A,)>,
         I: IntoIterator<Item = A>,
@@ -327,7 +324,7 @@ impl<'p, T: Task> Tasks<'p, T> {
         self.begin_imap(Single(items.into_iter()), false)
     }
 
-    fn begin_imap<I>(&self, items: I, ordered: bool) -> Result<Imap<T::Args, I, T::Output>>
+    fn begin_imap<I>(&self, items: I, ordered: bool) -> Result<Imap<I, T::Output>>
     where
         I: Iterator<Item = T::Args>,
     {
