@@ -302,7 +302,10 @@ fn a_full_queue_whose_getters_are_all_dead_goes_on_with_a_new_one() -> Outcome {
         queue.shutdown()?;
         value(&getter)?;
         told.shutdown()?;
-        assert_each_once(rest(&told)?, 3..300);
+        // What a killed getter had told of and not confirmed is seen again.
+        let mut seen = rest(&told)?;
+        seen.retain(|&number| number >= 3);
+        assert_each_once(seen, 3..300);
         Ok(())
     })
 }
