@@ -45,6 +45,21 @@ fn an_item_that_was_put_is_there_for_a_get_that_does_not_wait() -> Outcome {
 }
 
 #[test]
+fn what_was_taken_here_is_not_counted_any_more() -> Outcome {
+    in_time(|| {
+        let queue = Queue::new()?;
+        for count in 1..300 {
+            queue.put_many(0..count)?;
+            for _ in 0..count {
+                next(&queue)?;
+            }
+            assert_eq!(queue.len()?, 0, "round {count}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn an_empty_queue_says_so_at_once_or_after_the_time() -> Outcome {
     in_time(|| {
         let queue = Numbers::new()?;
@@ -788,9 +803,9 @@ fn queues_and_processes_are_waited_for_together() -> Outcome {
         // What is waited for and not taken is not kept from others.
         simple.put(3)?;
         one.put(4)?;
-        until("both are ready", || {
-            Ok(wait(&[&one, &simple], None)?.len() == 2)
-        })?;
+        assert_eq!(wait(&[&one], Some(DEADLINE))?, [0]);
+        assert_eq!(wait(&[&simple], Some(DEADLINE))?, [0]);
+        assert_eq!(wait(&[&other, &one, &simple], None)?, [1, 2]);
         let taker = Process::spawn(get_one_of, (one.clone(),))?;
         assert_eq!(value(&taker)?, 4);
         one.shutdown()?;

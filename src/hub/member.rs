@@ -344,10 +344,6 @@ impl Member {
             self.link = None;
             self.hello();
         }
-        // Before room is asked for: what was taken here has left some.
-        if self.shared.putting().urgent {
-            self.shared.getting().prompt = true;
-        }
         if self.confirm(false) {
             self.lively = Instant::now();
         }

@@ -85,6 +85,9 @@ impl Member {
             })
             .collect()
         };
+        if !asks.is_empty() {
+            self.confirm_now();
+        }
         for (number, kind) in asks {
             let ask = Ask {
                 kind,

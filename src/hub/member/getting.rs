@@ -74,7 +74,7 @@ pub(crate) struct Getting {
     pub(super) wants_lane: bool,
     pub(super) asleep: bool,
     /// What is to be said is to be said now.
-    pub(super) prompt: bool,
+    prompt: bool,
     taken_in_all: u64,
     pub(super) end: Option<End>,
 }
@@ -523,6 +523,12 @@ impl Member {
         while self.told.len() > MOST_TOLD || self.told.front().is_some_and(|told| old(told.0)) {
             self.told.pop_front();
         }
+    }
+
+    /// Says how far the program is before something is asked that depends on it.
+    pub(super) fn confirm_now(&mut self) {
+        self.shared.getting().prompt = true;
+        self.confirm(false);
     }
 
     /// Gives back what was not taken, of these blocks or of all.

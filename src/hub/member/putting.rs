@@ -58,7 +58,7 @@ pub(crate) struct Putting {
     waiting: u64,
     flushing: u32,
     /// Somebody wants to know whether there is room now: the number of the next WANT must be answered.
-    pub(super) urgent: bool,
+    urgent: bool,
     want_sent: u64,
     want_answered: u64,
     /// The loop is to be told of the first item.
@@ -369,7 +369,7 @@ impl Member {
         if info.maxsize == 0 || self.dial.is_greeting() {
             return;
         }
-        let want = {
+        let (want, urgent) = {
             let mut put = self.shared.putting();
             let left = put.granted - put.items.min(put.granted);
             let idle = put.last_put.elapsed() > UNUSED;
@@ -401,17 +401,22 @@ impl Member {
             if !(more || less || put.urgent) {
                 return;
             }
-            put.urgent = false;
+            let urgent = std::mem::take(&mut put.urgent);
             put.want_sent += 1;
             under_way.wanted = wanted;
             put.granted = put.granted.min(wanted).max(put.items);
-            Want {
+            let want = Want {
                 kind: kind::WANT,
                 run: self.run,
                 items: wanted,
                 number: put.want_sent,
-            }
+            };
+            (want, urgent)
         };
+        if urgent {
+            // What was taken here has left room.
+            self.confirm_now();
+        }
         self.send(encode(&want));
     }
 
