@@ -12,10 +12,7 @@ use procession::{Process, Queue};
 
 #[procession::task]
 fn consumer(input: Queue<Option<u32>>) -> procession::Result<()> {
-    loop {
-        let Some(item) = input.get()? else {
-            break;
-        };
+    while let Some(item) = input.get()? {
         println!("{item}");
     }
     println!("Consumer done");

@@ -297,7 +297,10 @@ impl<T: Item> Queue<T> {
     fn put_waiting(&self, item: T, wait: Wait) -> Result<(), PutError<T>> {
         let member = match self.member() {
             Ok(member) => member,
-            Err(why) => return Err(PutError { item, why }),
+            Err(why) => {
+                let why = Box::new(why);
+                return Err(PutError { item, why });
+            }
         };
         let put = with_encoded(&item, |encoded| member.put(encoded, wait));
         let why = match put {
@@ -312,6 +315,7 @@ impl<T: Item> Queue<T> {
                 why,
             },
         };
+        let why = Box::new(why);
         Err(PutError { item, why })
     }
 

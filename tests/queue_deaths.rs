@@ -269,7 +269,7 @@ fn a_child_that_is_killed_in_the_middle_of_anything_harms_nobody() -> Outcome {
                         while next(&queue)? != 77 {}
                     }
                     Err(error) if operation == "shutdown" => {
-                        assert!(matches!(error.why, Error::ShutDown), "{error}");
+                        assert!(matches!(*error.why, Error::ShutDown), "{error}");
                     }
                     Err(error) => return Err(error.why.into()),
                 }
@@ -470,7 +470,7 @@ fn when_the_host_is_killed_puts_give_the_item_back_and_gets_yield_what_is_here()
             ] {
                 let error = put.expect_err("nobody takes it");
                 assert_eq!(error.item, 9);
-                assert!(matches!(error.why, Error::HostGone { .. }), "{error}");
+                assert!(matches!(*error.why, Error::HostGone { .. }), "{error}");
             }
             assert!(matches!(queue.try_get(), Err(Error::HostGone { .. })));
             assert!(matches!(queue.len(), Err(Error::HostGone { .. })));
@@ -547,7 +547,7 @@ fn a_host_that_ends_normally_lets_others_take_what_is_there() -> Outcome {
                 Err(Error::HostGone { .. })
             ));
             let error = host.queue.put(5).expect_err("nobody takes it");
-            assert!(error.item == 5 && matches!(error.why, Error::HostGone { .. }));
+            assert!(error.item == 5 && matches!(*error.why, Error::HostGone { .. }));
             assert_eq!(host.words()?, "", "{way}");
             value(&host.process)?;
         }

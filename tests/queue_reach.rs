@@ -85,7 +85,7 @@ fn a_handle_has_no_keys_and_an_ipc_one_is_of_no_use_on_another_machine() -> Outc
         let error = elsewhere.put(5).expect_err("it leads nowhere");
         assert_eq!(error.item, 5);
         let text = error.to_string();
-        assert!(matches!(error.why, Error::BadHandle { .. }), "{text}");
+        assert!(matches!(*error.why, Error::BadHandle { .. }), "{text}");
         assert!(text.contains("bind(\"tcp://"), "{text}");
         assert!(matches!(elsewhere.get(), Err(Error::BadHandle { .. })));
         // A TCP one leads somewhere.

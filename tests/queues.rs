@@ -92,7 +92,7 @@ fn a_full_queue_gives_the_item_back_at_once_or_after_the_time() -> Outcome {
             .try_put("four".to_owned())
             .expect_err("there is no room");
         assert_eq!(full.item, "four");
-        assert!(matches!(full.why, Error::Full { maxsize: 3 }), "{full:?}");
+        assert!(matches!(*full.why, Error::Full { maxsize: 3 }), "{full:?}");
         assert_eq!(
             full.to_string(),
             "the queue is full: 3 items are in it that nobody has taken"
@@ -158,7 +158,7 @@ fn after_close_nothing_is_put_here_and_getting_goes_on() -> Outcome {
         ] {
             let error = put.expect_err("it was closed");
             assert_eq!(error.item, "late");
-            assert!(matches!(error.why, Error::Closed), "{error:?}");
+            assert!(matches!(*error.why, Error::Closed), "{error:?}");
             assert_eq!(
                 Error::from(error).to_string(),
                 "this process has closed its end of the queue: put before close()"
@@ -186,7 +186,7 @@ fn a_put_that_waits_ends_when_the_queue_is_closed_or_shut_down() -> Outcome {
             let put = within(DEADLINE, || thread.join().expect("no panic"))?;
             let error = put.expect_err("no more is put");
             assert_eq!(error.item, 2);
-            match error.why {
+            match *error.why {
                 Error::ShutDown if shutdown => {}
                 Error::Closed if !shutdown => {}
                 other => return Err(other.into()),
@@ -205,7 +205,7 @@ fn shutdown_lets_getters_take_what_is_there_and_then_see_the_end() -> Outcome {
         queue.shutdown()?;
         queue.shutdown()?;
         let error = queue.put(7).expect_err("no more is put");
-        assert!(error.item == 7 && matches!(error.why, Error::ShutDown));
+        assert!(error.item == 7 && matches!(*error.why, Error::ShutDown));
         assert_eq!(error.to_string(), "the queue was shut down");
         assert_eq!(queue.len()?, 1_000);
         assert_eq!(queue.get()?, 0);
@@ -322,7 +322,7 @@ fn a_simple_queue_has_its_four_methods() -> Outcome {
         assert_eq!(queue.get()?, "back");
         queue.close()?;
         let error = queue.put("late".to_owned()).expect_err("it was closed");
-        assert!(error.item == "late" && matches!(error.why, Error::Closed));
+        assert!(error.item == "late" && matches!(*error.why, Error::Closed));
         Ok(())
     })
 }
@@ -452,7 +452,7 @@ fn maxsize_bounds_what_is_put_and_not_returned_with_several_putters_and_slow_get
             assert_eq!(put, maxsize as u64 + 2, "maxsize {maxsize}");
             assert_eq!((queue.len()?, queue.is_full()?), (maxsize, true));
             assert!(matches!(
-                queue.try_put(9).map_err(|error| error.why),
+                queue.try_put(9).map_err(|error| *error.why),
                 Err(Error::Full { .. })
             ));
             for _ in 0..maxsize {
@@ -720,7 +720,7 @@ fn an_item_that_cannot_be_encoded_is_given_back_and_nothing_else_is_lost() -> Ou
         let error = queue.put(Moody(5)).expect_err("it is odd");
         assert_eq!(error.item, Moody(5));
         assert!(
-            matches!(&error.why, Error::Encoding { why, .. } if why.contains("Moody") && why.contains("it is odd")),
+            matches!(&*error.why, Error::Encoding { why, .. } if why.contains("Moody") && why.contains("it is odd")),
             "{error}"
         );
         queue.try_put(Moody(8))?;

@@ -11,7 +11,7 @@ pub struct PutError<T> {
     /// The item.
     pub item: T,
     /// What was in its way.
-    pub why: Error,
+    pub why: Box<Error>,
 }
 
 impl<T> fmt::Debug for PutError<T> {
@@ -36,6 +36,6 @@ impl<T> std::error::Error for PutError<T> {
 
 impl<T> From<PutError<T>> for Error {
     fn from(error: PutError<T>) -> Self {
-        error.why
+        *error.why
     }
 }
