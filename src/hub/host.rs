@@ -245,7 +245,14 @@ impl Host {
             if control_ready {
                 self.read_control();
             }
-            self.read_puts();
+            // They are the last ones.
+            let puts = self
+                .members
+                .as_ref()
+                .map_or(0, |members| members.puts.len());
+            if ready.iter().rev().take(puts).any(|&(message, _)| message) {
+                self.read_puts();
+            }
             // Links last: what a peer said before it went counts.
             if ready.iter().any(|&(_, link)| link) {
                 self.read_links();

@@ -154,8 +154,28 @@ fn wait_on<'a, T>(
     }
 }
 
+/// Where there is something to read: a message, and an event of the link. A socket that has nothing is not asked, because each
+/// question is a system call.
+#[derive(Clone, Copy)]
+struct Ready {
+    dial: (bool, bool),
+    lane: (bool, bool),
+    link: (bool, bool),
+}
+
+impl Ready {
+    const NOTHING: Self = Self {
+        dial: (false, false),
+        lane: (false, false),
+        link: (false, false),
+    };
+}
+
 pub(crate) struct Member {
     settings: Settings,
+    ready: Ready,
+    /// The connection by which blocks go out was lost.
+    link_down: bool,
     shared: Arc<Shared>,
     dial: Dial,
     run: RunId,
@@ -206,6 +226,8 @@ impl Member {
         let mut member = Self {
             run: settings.run,
             settings,
+            ready: Ready::NOTHING,
+            link_down: false,
             shared: Arc::clone(&shared),
             dial,
             heartbeat: Duration::from_secs(1),
@@ -301,11 +323,21 @@ impl Member {
         }
     }
 
-    fn wait(&self, timeout: Duration) -> Result<()> {
+    fn wait(&mut self, timeout: Duration) -> Result<()> {
         let mut sockets = vec![&self.dial.socket];
         sockets.extend(self.lane.as_ref().map(|lane| &lane.socket));
         sockets.extend(self.link.as_ref());
-        poll(&sockets, &self.shared.waker, timeout).map(drop)
+        let mut ready = poll(&sockets, &self.shared.waker, timeout)?.into_iter();
+        let mut next = |is_there: bool| {
+            let next = is_there.then(|| ready.next()).flatten();
+            next.unwrap_or((false, false))
+        };
+        self.ready = Ready {
+            dial: next(true),
+            lane: next(self.lane.is_some()),
+            link: next(self.link.is_some()),
+        };
+        Ok(())
     }
 
     fn check_host(&self) -> Result<()> {
@@ -340,7 +372,14 @@ impl Member {
             self.slots = 1;
             self.hello();
         }
-        if self.link_lost() {
+        if self.ready.link.1
+            && let Some(link) = &self.link
+        {
+            self.link_down |= link.link_events().iter().any(LinkEvent::is_loss);
+        }
+        self.ready = Ready::NOTHING;
+        if self.link_down && !self.dial.is_greeting() {
+            self.link_down = false;
             self.link = None;
             self.hello();
         }
@@ -353,17 +392,13 @@ impl Member {
         Ok(())
     }
 
-    fn link_lost(&self) -> bool {
-        !self.dial.is_greeting()
-            && self
-                .link
-                .as_ref()
-                .is_some_and(|link| link.link_events().iter().any(LinkEvent::is_loss))
-    }
-
     fn read_control(&mut self) -> Result<()> {
-        self.dial.read_links()?;
-        while let Some(bytes) = self.dial.recv() {
+        if self.ready.dial.1 {
+            self.dial.read_links()?;
+        }
+        while self.ready.dial.0
+            && let Some(bytes) = self.dial.recv()
+        {
             match frame::decode(&bytes) {
                 Ok(message) => self.on_control(message)?,
                 Err(error) => say_malformed("member", &error),

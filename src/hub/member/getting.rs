@@ -378,6 +378,10 @@ impl Shared {
 
 impl Member {
     pub(super) fn read_lane(&mut self) {
+        let (has_message, has_event) = self.ready.lane;
+        if !(has_message || has_event) {
+            return;
+        }
         let Some(lane) = &mut self.lane else {
             return;
         };
@@ -412,7 +416,7 @@ impl Member {
                 Err(error) => log::warn!("ignored a message on a lane: {error}"),
             }
         }
-        let lost = lane.socket.link_events().iter().any(LinkEvent::is_loss);
+        let lost = has_event && lane.socket.link_events().iter().any(LinkEvent::is_loss);
         if lost && pill.is_none() && !self.pilled {
             self.lane = None;
             if !self.dial.is_greeting() {
