@@ -2,8 +2,9 @@
 //!
 //! `pool_speed WAY COUNT`. Ways: `map` and `map-one` (items a second of a trivial function; with chunks as the pool likes, and with one
 //! item a chunk), `apply` (the median of one call there and back, in µs), `uneven` (the time of CPU-heavy tasks of uneven length, over
-//! half of the serial time), `idle` (what a waiting worker uses in COUNT seconds, and keeps in memory).
+//! half of the serial time), `uneven-threads` (the same by two threads that share a counter: what these cores can do), `idle` (what a waiting worker uses in COUNT seconds, and keeps in memory).
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use procession::Pool;
@@ -68,6 +69,25 @@ fn main() -> procession::Result<()> {
             let serially = since.elapsed();
             let since = Instant::now();
             assert_eq!(pool.map(compute, all)?, serial);
+            say(since.elapsed().as_secs_f64() / (serially.as_secs_f64() / f64::from(WORKERS)));
+        }
+        "uneven-threads" => {
+            let all = rounds(count, 2_000_000);
+            let since = Instant::now();
+            let sum: u64 = all.iter().map(|&rounds| compute(rounds) & 1).sum();
+            let serially = since.elapsed();
+            let (next, odd) = (AtomicUsize::new(0), AtomicU64::new(0));
+            let since = Instant::now();
+            std::thread::scope(|scope| {
+                for _ in 0..WORKERS {
+                    scope.spawn(|| {
+                        while let Some(&rounds) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                            odd.fetch_add(compute(rounds) & 1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+            assert_eq!(odd.into_inner(), sum);
             say(since.elapsed().as_secs_f64() / (serially.as_secs_f64() / f64::from(WORKERS)));
         }
         "idle" => {

@@ -50,8 +50,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Item for T {}
 ///
 /// **Order** is that of the puts of one putter. **While processes live**, each item is returned by exactly one `get`.
 ///
-/// **When a getter is killed**, the items that its program has not taken go to others, and those of the last 8 ms or of the block
-/// that it was in may be seen a second time. Where that matters use a [`JoinableQueue`](crate::JoinableQueue).
+/// **When a getter is killed**, the items that its program has not taken go to others, and those of the last 8 ms
+/// may be seen a second time. Where that matters use a [`JoinableQueue`](crate::JoinableQueue).
 ///
 /// **When a putter ends normally** what it has put is handed over first, for up to 10 s, and what was not is said. When it is killed, what was
 /// not handed over is lost: [`flush`](Self::flush) returns when all is.
