@@ -129,7 +129,7 @@ impl<Q> QueueBuilder<Q> {
         self
     }
 
-    /// The interval of heartbeats (1 s); a member of another host that misses three is taken for dead.
+    /// The interval of heartbeats (1 s); a getter that misses three is taken for dead, as one that was stopped.
     #[must_use]
     pub const fn heartbeat(mut self, interval: Duration) -> Self {
         self.plan.heartbeat = interval;
@@ -278,7 +278,7 @@ impl<T: Item> Queue<T> {
     /// # Errors
     /// With the item: [`Error::Full`]; else as [`put`](Self::put).
     pub fn put_timeout(&self, item: T, time: Duration) -> Result<(), PutError<T>> {
-        self.put_waiting(item, after(time))
+        self.put_waiting(item, no_longer_than(time))
     }
 
     /// Puts item after item; how many.
@@ -341,7 +341,7 @@ impl<T: Item> Queue<T> {
     /// # Errors
     /// [`Error::Empty`]; else as [`get`](Self::get).
     pub fn get_timeout(&self, time: Duration) -> Result<T> {
-        self.get_waiting(after(time))
+        self.get_waiting(no_longer_than(time))
     }
 
     fn get_waiting(&self, wait: Wait) -> Result<T> {
@@ -526,6 +526,15 @@ fn with_encoded<T: Serialize, R>(
         let _ = SCRATCH.try_with(|kept| kept.replace(scratch));
     }
     called
+}
+
+/// No time at all is not to wait, which asks the host once all the same.
+fn no_longer_than(time: Duration) -> Wait {
+    if time.is_zero() {
+        Wait::No
+    } else {
+        after(time)
+    }
 }
 
 pub(crate) fn after(time: Duration) -> Wait {

@@ -827,3 +827,18 @@ fn put_one(queue: Numbers, number: u64) -> procession::Result<()> {
 fn get_one_of(queue: Numbers) -> procession::Result<u64> {
     queue.get()
 }
+
+#[test]
+fn no_time_at_all_is_enough_for_what_is_there() -> Outcome {
+    in_time(|| {
+        let queue = Numbers::with_maxsize(2)?;
+        let none = Duration::ZERO;
+        queue.put_timeout(1, none)?;
+        queue.put_timeout(2, none)?;
+        assert!(queue.put_timeout(3, none).is_err());
+        assert_eq!(queue.get_timeout(none)?, 1);
+        assert_eq!(queue.get_timeout(none)?, 2);
+        assert!(matches!(queue.get_timeout(none), Err(Error::Empty)));
+        Ok(())
+    })
+}

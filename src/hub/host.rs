@@ -231,6 +231,7 @@ impl Host {
             if now > next_tick + self.settings.heartbeat {
                 let late = now - next_tick;
                 self.ledger.slept(late);
+                self.members_slept(late);
                 self.alone_since += late;
                 self.sinkless_since += late;
                 if let Some(sink) = &mut self.sink {

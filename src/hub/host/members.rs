@@ -375,7 +375,8 @@ impl Host {
             return;
         };
         let info = members.info;
-        members.all.retain(|id, member| {
+        // Nobody is forgotten for being silent: who comes back goes on counting its blocks.
+        for (id, member) in &mut members.all {
             if !self.peers.contains_key(id) {
                 self.control.send_to(&member.route, beat.to_vec());
             }
@@ -387,9 +388,16 @@ impl Host {
                     member.wanted = member.items;
                 }
             }
-            // Who comes back later begins anew: what it had under way was not accepted, and it knows.
-            quiet < silence * 200
-        });
+        }
+    }
+
+    /// Our own clock stood still for so long: nobody's silence counts for that time.
+    pub(super) fn members_slept(&mut self, time: Duration) {
+        if let Some(members) = &mut self.members {
+            for member in members.all.values_mut() {
+                member.last_heard += time;
+            }
+        }
     }
 
     /// Nobody else is there, or all that is here has been taken, or the time for that is over: the creator may end.
