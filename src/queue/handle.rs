@@ -73,8 +73,8 @@ struct Hosted {
     name: String,
 }
 
-/// The queues of this process, by run.
-static OPEN: Mutex<Option<HashMap<RunId, Weak<Inner>>>> = Mutex::new(None);
+/// The queues of this process, by run. There are several of one where a program connects to a queue of its own.
+static OPEN: Mutex<Option<HashMap<RunId, Vec<Weak<Inner>>>>> = Mutex::new(None);
 /// Hosts whose last handle here is gone, while other processes may still use them.
 static LINGERING: Mutex<Vec<Hosted>> = Mutex::new(Vec::new());
 
@@ -149,7 +149,7 @@ impl Inner {
         if let Some(inner) = open
             .as_ref()
             .and_then(|open| open.get(&ticket.run))
-            .and_then(Weak::upgrade)
+            .and_then(|all| all.iter().find_map(Weak::upgrade))
         {
             return inner;
         }
@@ -164,7 +164,8 @@ impl Inner {
             lent: true.into(),
         });
         let table = open.get_or_insert_with(HashMap::new);
-        table.insert(inner.ticket.run, Arc::downgrade(&inner));
+        let all = table.entry(inner.ticket.run).or_default();
+        all.push(Arc::downgrade(&inner));
         drop(open);
         at_the_end();
         inner
@@ -345,11 +346,12 @@ impl Drop for Inner {
             }
         }
         if let Some(open) = &mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner)
-            && open
-                .get(&self.ticket.run)
-                .is_some_and(|inner| inner.strong_count() == 0)
+            && let Some(all) = open.get_mut(&self.ticket.run)
         {
-            open.remove(&self.ticket.run);
+            all.retain(|inner| inner.strong_count() > 0);
+            if all.is_empty() {
+                open.remove(&self.ticket.run);
+            }
         }
     }
 }
@@ -358,7 +360,9 @@ fn remember(inner: &Arc<Inner>) {
     OPEN.lock()
         .unwrap_or_else(PoisonError::into_inner)
         .get_or_insert_with(HashMap::new)
-        .insert(inner.ticket.run, Arc::downgrade(inner));
+        .entry(inner.ticket.run)
+        .or_default()
+        .push(Arc::downgrade(inner));
     at_the_end();
 }
 
@@ -375,6 +379,7 @@ fn end_all() {
         .unwrap_or_else(PoisonError::into_inner)
         .iter()
         .flat_map(HashMap::values)
+        .flatten()
         .filter_map(Weak::upgrade)
         .collect();
     for inner in &open {
