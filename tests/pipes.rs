@@ -735,15 +735,3 @@ fn a_killed_client_is_the_end_of_its_connection_only() -> Outcome {
     assert_eq!(other.join()?, 2);
     Ok(())
 }
-
-#[test]
-fn one_thread_may_use_both_ends() {
-    let (left, right) = Pipe::new::<u32, String>().expect("a pipe");
-    for number in 0..100 {
-        left.send(&number).expect("it is sent");
-        let back = number.to_string();
-        assert_eq!(right.recv().expect("it comes"), number);
-        right.send(&back).expect("it is sent");
-        assert_eq!(left.recv().expect("it comes"), back);
-    }
-}
