@@ -62,6 +62,9 @@ pub(super) enum Taken {
 
 type EndsByPlace = FxHashMap<(PathBuf, Side), Weak<End>>;
 
+/// Who waits for several things looks so often for what ZeroMQ has told somebody else.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The ends of this process that can be handed over.
 static ENDS: Mutex<Option<EndsByPlace>> = Mutex::new(None);
 /// All of them, for the end of the program.
@@ -497,7 +500,12 @@ impl End {
         }
         inner.polling = true;
         drop(inner);
-        let ready = poller.wait(until);
+        let mut ready = poller.wait(until);
+        if left == Some(Duration::ZERO) {
+            // ZeroMQ tells of a change once, and another call may have taken notice of it.
+            ready.socket = true;
+            ready.monitor = true;
+        }
         let mut inner = lock(&self.inner);
         inner.polling = false;
         inner.link.attend(ready);
@@ -573,6 +581,7 @@ impl End {
     /// What [`wait`](crate::wait) needs.
     pub(super) fn watch<'a>(&'a self, watch: &mut Watch<'a>) {
         watch.subscribe(&self.subscribers);
+        watch.look_every(LOOK);
         if let Ok(poller) = self.poller() {
             watch.descriptor(std::os::fd::AsFd::as_fd(&**poller));
         }
