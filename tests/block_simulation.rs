@@ -70,6 +70,8 @@ struct Held {
     kept: u32,
     taken: u32,
     done: u32,
+    /// Items that came before it.
+    place: u64,
 }
 
 impl Held {
@@ -101,6 +103,12 @@ impl Getter {
     fn untaken(&self) -> u64 {
         self.held.iter().map(Held::left).sum()
     }
+
+    /// How far it is on its lane; what it gave back behind an item that it has not taken is not passed.
+    fn passed(&self) -> u64 {
+        let next = self.held.iter().find(|held| held.left() > 0);
+        next.map_or(self.received, |held| held.place + u64::from(held.taken))
+    }
 }
 
 struct Simulation {
@@ -111,6 +119,8 @@ struct Simulation {
     single: bool,
     getters: BTreeMap<u64, Getter>,
     next_getter: u64,
+    /// A getter that takes nothing any more, and lives.
+    asleep: Option<u64>,
     put: u64,
     goal: u64,
     /// How often each item was taken, and done with as the ledger was told.
@@ -132,6 +142,7 @@ impl Simulation {
             ledger: Ledger::new(),
             getters: BTreeMap::new(),
             next_getter: 1,
+            asleep: None,
             put: 0,
             taken: BTreeMap::new(),
             done: BTreeSet::new(),
@@ -176,14 +187,21 @@ impl Simulation {
             return;
         };
         let untaken = getter.untaken();
+        let (want, running) = match self.asleep {
+            Some(asleep) if asleep == id => (0, true),
+            Some(_) if untaken == 0 => (want.max(1), false),
+            _ => (want, self.random.chance(50)),
+        };
         let tasks = getter.received + want.saturating_sub(untaken);
-        let running = u32::from(self.random.chance(50));
         self.ledger
-            .credit(id, tasks, u64::MAX, getter.received - untaken, running);
+            .credit(id, tasks, u64::MAX, getter.passed(), running.into());
     }
 
     /// Its program takes some, and is done with some.
     fn take(&mut self, id: u64) {
+        if self.asleep == Some(id) {
+            return;
+        }
         let Some(getter) = self.getters.get_mut(&id) else {
             return;
         };
@@ -283,6 +301,7 @@ impl Simulation {
                         let body = self.ledger.body(id).expect("what is leased is there");
                         let items = items_of(body, items);
                         let getter = self.getters.get_mut(&to).expect("who gets it is there");
+                        let place = getter.received;
                         getter.received += items.len() as u64;
                         for item in &items {
                             assert!(!self.done.contains(item), "item {item} was done with");
@@ -294,6 +313,7 @@ impl Simulation {
                             items,
                             taken: 0,
                             done: 0,
+                            place,
                         });
                     }
                 }
@@ -380,6 +400,11 @@ impl Simulation {
     fn run(&mut self) {
         for _ in 0..60 {
             self.step(true);
+        }
+        if !self.single && self.random.chance(50) {
+            // What it holds is to come to the others.
+            self.asleep = self.getters.keys().next().copied();
+            self.join();
         }
         let mut steps = 0;
         while self.put < self.goal || self.ledger.items_unfinished() > 0 {

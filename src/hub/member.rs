@@ -188,6 +188,8 @@ pub(crate) struct Member {
     prompted: bool,
     handed_over: HandedOver,
     said: Option<Credit>,
+    /// When.
+    credited: Instant,
     slots: u32,
     last_sent: Instant,
     lively: Instant,
@@ -238,6 +240,7 @@ impl Member {
             prompted: false,
             handed_over: HandedOver::default(),
             said: None,
+            credited: now,
             slots: 0,
             last_sent: now,
             lively: now,

@@ -53,9 +53,8 @@ pub(crate) struct Getting {
     current: Current,
     /// Its getters say when they are done with an item.
     pub(super) joinable: bool,
-    /// Items here that were not taken; and how many of these came on the present lane.
+    /// Items here that were not taken.
     untaken: u64,
-    of_lane: u64,
     lane: u32,
     /// Bytes of blocks of the present lane that are no longer here.
     consumed: u64,
@@ -101,6 +100,8 @@ struct Held {
     taken: u32,
     done: u32,
     lane: u32,
+    /// The place of its first item on that lane, from 0.
+    place: u64,
     said: (u32, u32),
 }
 
@@ -124,7 +125,6 @@ impl Default for Getting {
             current: Current::default(),
             joinable: false,
             untaken: 0,
-            of_lane: 0,
             lane: 0,
             consumed: 0,
             waiting: 0,
@@ -240,10 +240,15 @@ impl Getting {
             if !self.joinable {
                 held.done = held.taken;
             }
-            if held.lane == self.lane {
-                self.of_lane -= u64::from(taken);
-            }
         }
+    }
+
+    /// How far on the present lane, of which `received` items came, the program is. What lies behind an item that it has not
+    /// taken is not passed, though it was given back: the host takes places before this one as taken.
+    fn passed(&self, received: u64) -> u64 {
+        let mut ahead = self.held.iter().skip(self.open);
+        let next = ahead.find(|held| held.lane == self.lane && held.taken < held.kept);
+        next.map_or(received, |held| held.place + u64::from(held.taken))
     }
 
     /// The open block is taken: what is done with needs no memory while it waits for being said.
@@ -393,6 +398,7 @@ impl Member {
                 Ok(Message::Items(items)) if items.run == self.run => {
                     for entry in items.entries {
                         let count = entry.items.max(1);
+                        let place = lane.received;
                         lane.received += u64::from(count);
                         match lane.body((entry.id, entry.attempt), entry.place, local) {
                             Ok(body) => fresh.push(Held {
@@ -404,6 +410,7 @@ impl Member {
                                 taken: 0,
                                 done: 0,
                                 lane: self.lanes,
+                                place,
                                 said: (0, 0),
                             }),
                             Err(why) => log::error!("an item was lost on its way: {why}"),
@@ -431,7 +438,6 @@ impl Member {
                 get.held.push_back(held);
             }
             get.untaken += came;
-            get.of_lane += came;
             let waiting = get.waiting;
             drop(get);
             match waiting {
@@ -544,7 +550,7 @@ impl Member {
             get.settle();
             let wanted: Option<std::collections::HashSet<(TaskId, u32)>> =
                 which.map(|list| list.iter().copied().collect());
-            let (lane, mut untaken, mut of_lane, mut bytes) = (get.lane, 0, 0, 0);
+            let (lane, mut untaken, mut bytes) = (get.lane, 0, 0);
             get.held.retain_mut(|held| {
                 let out = wanted
                     .as_ref()
@@ -555,7 +561,6 @@ impl Member {
                 let left = u64::from(held.kept - held.taken);
                 untaken += left;
                 if held.lane == lane {
-                    of_lane += left;
                     bytes += weight(&held.body);
                 }
                 if held.taken == 0 {
@@ -574,7 +579,6 @@ impl Member {
                 get.current = Current::default();
             }
             get.untaken -= untaken;
-            get.of_lane -= of_lane;
             get.consumed += bytes;
         }
         self.confirm(true);
@@ -606,7 +610,6 @@ impl Member {
         let mut get = self.shared.getting();
         get.settle();
         get.lane = self.lanes;
-        get.of_lane = 0;
         get.consumed = 0;
     }
 
@@ -643,20 +646,25 @@ impl Member {
             run: self.run,
             tasks: lane.received + target.saturating_sub(get.untaken),
             bytes: get.consumed + lane.spilled + BUDGET,
-            taken: lane.received - get.of_lane,
+            taken: get.passed(lane.received),
             running: u32::from(get.waiting == 0),
         };
+        // While the host believes that something lies here, it asks nobody else for anything.
+        let is_dry = get.waiting > 0 && get.untaken == 0;
         drop(get);
+        let is_late = is_dry && self.credited.elapsed() >= ROUND;
         let worth_saying = self.said.is_none_or(|said: Credit| {
             let unused = said.tasks.saturating_sub(lane.received);
             let more = credit.tasks.saturating_sub(said.tasks);
             said.running != credit.running
+                || (is_late && said.taken != credit.taken)
                 || credit.tasks < said.tasks
                 || more > unused / 2
                 || credit.bytes.saturating_sub(said.bytes) > BUDGET / 4
         });
         if worth_saying && self.said != Some(credit) {
             self.said = Some(credit);
+            self.credited = Instant::now();
             self.send(encode(&credit));
         }
     }
