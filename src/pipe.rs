@@ -98,11 +98,10 @@ impl Pipe {
     /// let (left, right) = Pipe::new::<u32, String>()?;
     /// left.send(&42)?;
     /// assert_eq!(right.recv()?, 42);
+    /// right.send(&"forty-two".to_owned())?;
+    /// assert_eq!(left.recv()?, "forty-two");
     /// # Ok::<(), procession::Error>(())
     /// ```
-    ///
-    /// The ends are for two processes, or two threads: they meet while both are used. One thread that sends to and fro between two ends of
-    /// its own may wait for itself.
     ///
     /// # Errors
     /// When its private folder cannot be made.

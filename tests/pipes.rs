@@ -589,6 +589,35 @@ fn a_gigabyte_needs_no_second_one_on_the_way() -> Outcome {
 }
 
 #[test]
+fn several_are_waited_for_at_once() -> Outcome {
+    let _deadline = deadline();
+    let (first, first_there) = Pipe::new::<Bytes, Bytes>()?;
+    let (second, second_there) = Pipe::new::<Bytes, Bytes>()?;
+    let processes = [
+        Process::spawn(echo, (first_there,))?,
+        Process::spawn(echo, (second_there,))?,
+    ];
+    assert_eq!(
+        wait(&[&first, &second], Some(Duration::from_millis(20)))?,
+        [0_usize; 0]
+    );
+    for _ in 0..100 {
+        second.send(&Bytes::new())?;
+        assert_eq!(wait(&[&first, &second, &processes[0]], None)?, [1]);
+        second.recv()?;
+        first.send(&Bytes::new())?;
+        assert_eq!(wait(&[&first, &second, &processes[0]], None)?, [0]);
+        first.recv()?;
+    }
+    processes[1].kill()?;
+    assert_eq!(wait(&[&first, &second], None)?, [1]);
+    assert!(matches!(second.recv(), Err(Error::EndOfFile)));
+    drop(first);
+    assert_eq!(processes[0].join()?, 100);
+    Ok(())
+}
+
+#[test]
 fn closing_does_not_wait_for_a_process_that_is_dead_and_nothing_is_left() -> Outcome {
     let _deadline = deadline();
     // The child uses the second end, which connects, and the first one, which binds.
@@ -705,4 +734,16 @@ fn a_killed_client_is_the_end_of_its_connection_only() -> Outcome {
     second.send(&second.recv()?)?;
     assert_eq!(other.join()?, 2);
     Ok(())
+}
+
+#[test]
+fn one_thread_may_use_both_ends() {
+    let (left, right) = Pipe::new::<u32, String>().expect("a pipe");
+    for number in 0..100 {
+        left.send(&number).expect("it is sent");
+        let back = number.to_string();
+        assert_eq!(right.recv().expect("it comes"), number);
+        right.send(&back).expect("it is sent");
+        assert_eq!(left.recv().expect("it comes"), back);
+    }
 }

@@ -122,6 +122,8 @@ pub(super) struct Link {
     hold: Option<Lock>,
     claim: Option<Lock>,
     connections: u64,
+    /// The other side may not have noticed the connection yet, and leave messages in the folder.
+    awaits_begin: bool,
 }
 
 impl Link {
@@ -134,6 +136,7 @@ impl Link {
             hold,
             claim: None,
             connections: 0,
+            awaits_begin: false,
         }
     }
 
@@ -161,6 +164,7 @@ impl Link {
 
     /// Without a connection, from now on: drops the one there was, and looks who is there.
     fn apart(&mut self) {
+        self.awaits_begin = false;
         self.inbox.cut();
         self.state = match &*self.meeting {
             Meeting::Folder { .. } => State::Apart(Apart {
@@ -225,6 +229,18 @@ impl Link {
         }
     }
 
+    /// The other side has a connection and has not noticed: its program does not use the pipe at this moment. What it has left in the
+    /// folder meanwhile is looked for from time to time.
+    fn look_again(&mut self) {
+        let meeting = Arc::clone(&self.meeting);
+        if let Meeting::Folder { folder, side } = &*meeting {
+            self.take_spool(folder, *side);
+        }
+        if let Some(poller) = &self.poller {
+            poller.arm(LONGEST);
+        }
+    }
+
     fn take_spool(&mut self, folder: &Folder, side: Side) {
         match spool::take(&folder.spool(side.other())) {
             Ok(frames) => self.inbox.push_spooled(frames),
@@ -254,7 +270,9 @@ impl Link {
         if ready.socket || ready.monitor {
             while self.fetch() {}
         }
-        if ready.timer {
+        if ready.timer && self.awaits_begin {
+            self.look_again();
+        } else if ready.timer {
             self.look();
         }
         let gone = match &mut self.state {
@@ -325,6 +343,10 @@ impl Link {
                     if let Meeting::Folder { folder, side } = &*meeting {
                         self.take_spool(folder, *side);
                     }
+                    self.awaits_begin = false;
+                    if let Some(poller) = &self.poller {
+                        poller.disarm();
+                    }
                 }
                 _ => self.inbox.push(Arrived::on(joined.number, frame)),
             },
@@ -361,12 +383,15 @@ impl Link {
         let answer = if is_bound { WELCOME } else { BEGIN };
         socket.send_slice(&[answer]);
         self.state = State::Joined(Joined::new(socket, self.connections, is_bound));
+        self.awaits_begin = is_bound;
         if let Some(poller) = &self.poller {
-            poller.disarm();
+            if is_bound {
+                poller.arm(SHORTEST);
+            } else {
+                poller.disarm();
+            }
         }
-        if !is_bound {
-            self.take_spool(folder, *side);
-        }
+        self.take_spool(folder, *side);
     }
 
     /// The program has taken this frame in.
