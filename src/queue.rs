@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use error::PutError;
+pub(crate) use handle::end_unread;
 use handle::{Inner, Plan, Ticket};
 
 use crate::error::{Error, Result};

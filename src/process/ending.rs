@@ -14,6 +14,9 @@ use super::inside;
 /// How long daemons have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How often who waits for its children looks whether they can end.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Runs the program's main, or, in a child, its task instead. What `#[procession::main]` writes.
 #[doc(hidden)]
 pub fn main<T>(main: impl FnOnce() -> T, report: impl FnOnce(T) -> ExitCode) -> ExitCode {
@@ -35,7 +38,8 @@ pub(super) fn finish() {
 }
 
 fn end_children() {
-    // Again, for what other threads have started meanwhile.
+    let over = Instant::now();
+    // Again and again, for what other threads have started meanwhile.
     loop {
         let workers: Vec<_> = living()
             .into_iter()
@@ -44,9 +48,12 @@ fn end_children() {
         if workers.is_empty() {
             break;
         }
-        for child in workers {
-            child.wait(None);
-        }
+        let pids: Vec<u32> = workers
+            .iter()
+            .map(|child| child.pid.as_raw_nonzero().get().unsigned_abs())
+            .collect();
+        crate::queue::end_unread(&pids, over);
+        workers[0].wait(Some(LOOK));
     }
     let daemons = living();
     let signal = |signal| {

@@ -313,6 +313,11 @@ impl Membership {
 }
 
 impl Hosted {
+    fn reach(&self) -> (Arc<Orders>, Waker, String) {
+        let orders = Arc::clone(&self.orders);
+        (orders, self.waker.clone(), self.name.clone())
+    }
+
     /// Lets others take what is here, until then.
     fn end(self, until: Instant) {
         self.orders.leave(until);
@@ -372,16 +377,19 @@ fn at_the_end() {
     ONCE.call_once(|| crate::at_exit::register(end_all));
 }
 
-fn end_all() {
-    let until = Instant::now() + LAST_CALL;
-    let open: Vec<Arc<Inner>> = OPEN
-        .lock()
+fn all_open() -> Vec<Arc<Inner>> {
+    OPEN.lock()
         .unwrap_or_else(PoisonError::into_inner)
         .iter()
         .flat_map(HashMap::values)
         .flatten()
         .filter_map(Weak::upgrade)
-        .collect();
+        .collect()
+}
+
+fn end_all() {
+    let until = Instant::now() + LAST_CALL;
+    let open = all_open();
     for inner in &open {
         say_lost(&inner.ticket.endpoint, inner.leave(until));
     }
@@ -392,6 +400,48 @@ fn end_all() {
     }
     for hosted in hosts {
         hosted.end(until);
+    }
+}
+
+/// Ends the queues of this process in which all of these processes wait for room: for [`LAST_CALL`], with this program's main
+/// over and no other process getting, so that nobody would ever make any. What they wait to put comes back to them as an
+/// error.
+pub(crate) fn end_unread(waiting: &[u32], main_over: Instant) {
+    let Some(long_ago) = Instant::now().checked_sub(LAST_CALL) else {
+        return;
+    };
+    if main_over > long_ago {
+        return;
+    }
+    let open = all_open();
+    let mut hosts: Vec<(Arc<Orders>, Waker, String)> = LINGERING
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+        .map(Hosted::reach)
+        .collect();
+    for inner in &open {
+        let hosted = inner.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.extend(hosted.as_ref().map(Hosted::reach));
+    }
+    let blocks = |orders: &Orders, pid: u32| {
+        let since = orders.blocked_since(pid);
+        since.is_some_and(|since| since <= long_ago)
+    };
+    let stuck = |pid: &u32| hosts.iter().any(|(orders, _, _)| blocks(orders, *pid));
+    if waiting.is_empty() || !waiting.iter().all(stuck) {
+        return;
+    }
+    for (orders, waker, name) in &hosts {
+        if let Some(pid) = waiting.iter().find(|pid| blocks(orders, **pid)) {
+            say(&format!(
+                "the program's main has returned, and its child process {pid} has been waiting for {} s for room in the queue at {name}, \
+                 from which nobody gets: the queue ends",
+                LAST_CALL.as_secs()
+            ));
+            orders.leave(Instant::now());
+            waker.wake();
+        }
     }
 }
 

@@ -23,6 +23,7 @@ impl Host {
         }
         let silence = heartbeat * MISSED;
         self.tick_members(now, &frame::encode(&beat), silence);
+        self.note_blocked(now);
         for id in self.ledger.give_up_silent(self.now(), silence) {
             if let Some(peer) = self.peers.get(&id) {
                 log::warn!(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{HOLD_BACK, Host, TURN};
+use super::{HOLD_BACK, Host, TURN, machine_id};
 use crate::error::Result;
 use crate::wire::block;
 use crate::wire::body::{Arriving, Body};
@@ -36,6 +36,10 @@ pub(super) struct Members {
 
 struct Member {
     route: Vec<u8>,
+    /// Its process, when that is on this machine.
+    pid: Option<u32>,
+    /// Since when it waits for room.
+    blocked: Option<Instant>,
     /// The number of the last block that was accepted.
     accepted: u64,
     /// Items that were accepted, that it may have put, and that it wants to.
@@ -108,6 +112,8 @@ impl Host {
         let endless = members.info.maxsize == 0;
         let member = members.all.entry(id).or_insert_with(|| Member {
             route: Vec::new(),
+            pid: (hello.machine == machine_id()).then_some(hello.pid),
+            blocked: None,
             accepted: 0,
             items: 0,
             granted: if endless { u64::MAX } else { 0 },
@@ -389,6 +395,37 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// The processes of this machine that wait for room which nobody will make: no other process gets.
+    pub(super) fn note_blocked(&mut self, now: Instant) {
+        let Some(members) = &mut self.members else {
+            return;
+        };
+        if members.info.maxsize == 0 {
+            return;
+        }
+        let mut blocked = Vec::new();
+        for member in members.all.values_mut() {
+            if member.wanted > member.granted && !member.silent {
+                let since = *member.blocked.get_or_insert(now);
+                blocked.extend(member.pid.map(|pid| (pid, since)));
+            } else {
+                member.blocked = None;
+            }
+        }
+        let here = std::process::id();
+        let others_get = self.ledger.consumers().any(|(id, consumer)| {
+            let pid = self.peers.get(&id).map(|peer| peer.pid);
+            let waits = pid.is_some_and(|pid| {
+                pid == here || blocked.iter().any(|&(blocked, _)| blocked == pid)
+            });
+            !consumer.is_silent() && !waits
+        });
+        if others_get {
+            blocked.clear();
+        }
+        self.orders.set_blocked(blocked);
     }
 
     /// Our own clock stood still for so long: nobody's silence counts for that time.

@@ -21,6 +21,8 @@ struct OrdersInner {
     kill: bool,
     /// A queue's creator ends: till then others may take what is here.
     leave: Option<Instant>,
+    /// The processes that wait for room in a queue from which no other process gets, and since when.
+    blocked: Vec<(u32, Instant)>,
     total: Option<u64>,
     state: State,
     /// Of whose death a task was given up, until somebody asks.
@@ -49,6 +51,17 @@ impl Orders {
 
     pub(crate) fn leave(&self, until: Instant) {
         self.lock().leave = Some(until);
+    }
+
+    pub(super) fn set_blocked(&self, blocked: Vec<(u32, Instant)>) {
+        self.lock().blocked = blocked;
+    }
+
+    /// Since when this process has been waiting for room in a queue from which no other process gets.
+    pub(crate) fn blocked_since(&self, pid: u32) -> Option<Instant> {
+        let orders = self.lock();
+        let of_it = orders.blocked.iter().filter(|(blocked, _)| *blocked == pid);
+        of_it.map(|(_, since)| *since).min()
     }
 
     pub(super) fn condemned(&self, id: TaskId, verdict: Verdict) {
