@@ -2,6 +2,8 @@
 
 mod error;
 mod handle;
+mod hosting;
+mod joining;
 mod waiting;
 
 use std::cell::RefCell;
@@ -15,11 +17,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use error::PutError;
-pub(crate) use handle::end_unread;
 use handle::{Inner, Plan, Ticket};
+pub(crate) use hosting::end_unread;
 
 use crate::error::{Error, Result};
-use crate::hub::member::{Arrived, Encoded, End, NoItem, NotPut, Shared, Wait};
+use crate::hub::member::{AT_ONCE, Arrived, Encoded, End, NoItem, NotPut, Shared, Wait};
 use crate::wire::block;
 use crate::wire::body::{Body, BodyWriter, IN_MEMORY};
 use crate::wire::endpoint::Endpoint;
@@ -184,7 +186,16 @@ impl<T> Queue<T> {
     }
 
     pub(crate) fn member(&self) -> Result<&Arc<Shared>> {
-        self.inner.member()
+        let member = self.inner.member(Wait::Forever)?;
+        member.ok_or(Error::Closed)
+    }
+
+    /// The membership, where it is to be had in time.
+    fn member_within(&self, wait: Wait) -> Result<Option<&Arc<Shared>>> {
+        self.inner.member(match wait {
+            Wait::No => after(AT_ONCE),
+            wait => wait,
+        })
     }
 
     /// Where it is found by [`connect`](Self::connect): the endpoint that was bound last, with its real port.
@@ -296,19 +307,20 @@ impl<T: Item> Queue<T> {
     }
 
     fn put_waiting(&self, item: T, wait: Wait) -> Result<(), PutError<T>> {
-        let member = match self.member() {
-            Ok(member) => member,
-            Err(why) => {
-                let why = Box::new(why);
+        let full = || Error::Full {
+            maxsize: self.inner.ticket.maxsize,
+        };
+        let member = match self.member_within(wait) {
+            Ok(Some(member)) => member,
+            other => {
+                let why = Box::new(other.err().unwrap_or_else(full));
                 return Err(PutError { item, why });
             }
         };
         let put = with_encoded(&item, |encoded| member.put(encoded, wait));
         let why = match put {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(NotPut::Full)) => Error::Full {
-                maxsize: self.inner.ticket.maxsize,
-            },
+            Ok(Err(NotPut::Full)) => full(),
             Ok(Err(NotPut::Closed)) => Error::Closed,
             Ok(Err(NotPut::Ended(end))) => self.gone(end),
             Err(why) => Error::Encoding {
@@ -350,7 +362,8 @@ impl<T: Item> Queue<T> {
             Decoded(Result<T, rmp_serde::decode::Error>),
             Large(Body),
         }
-        let came = self.member()?.get(wait, |arrived| match arrived {
+        let member = self.member_within(wait)?.ok_or(Error::Empty)?;
+        let came = member.get(wait, |arrived| match arrived {
             Arrived::Small(bytes) => Came::Decoded(rmp_serde::from_slice(bytes)),
             Arrived::Large(body) => Came::Large(body),
         });
@@ -430,7 +443,7 @@ impl<T: Item> Queue<T> {
     }
 
     fn flush_until(&self, wait: Wait) -> Result<()> {
-        let Some(member) = self.inner.joined() else {
+        let Some(member) = self.inner.joining().member() else {
             return Ok(());
         };
         member.flush(wait).map_err(|(items, end)| match end {
@@ -450,7 +463,7 @@ impl<T: Item> Queue<T> {
     pub fn close(&self) -> Result<()> {
         let member = self.member()?;
         member.close();
-        self.flush_until(after(handle::LAST_CALL))
+        self.flush_until(after(hosting::LAST_CALL))
     }
 
     /// The built-in poison pill: nobody puts any more, anywhere; getters take what is there and then see the end
@@ -480,7 +493,9 @@ impl<T: Item> Queue<T> {
         kind: u8,
         wait: Wait,
     ) -> Result<Option<crate::wire::frame::Ask>> {
-        let member = self.member()?;
+        let Some(member) = self.member_within(wait)? else {
+            return Ok(None);
+        };
         match member.flush(wait) {
             // What came too late for a shutdown is not in the queue, and not counted.
             Ok(()) | Err((_, Some(End::ShutDown))) => {}

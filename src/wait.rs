@@ -50,6 +50,12 @@ pub trait Waitable: sealed::Sealed {
     /// Whether it is ready now. Never waits.
     fn is_ready(&self) -> bool;
 
+    /// Whether it is ready now, if need be after asking those who know.
+    #[doc(hidden)]
+    fn look(&self) -> bool {
+        self.is_ready()
+    }
+
     /// Has `watch` woken when it may have become ready.
     #[doc(hidden)]
     fn watch<'a>(&'a self, watch: &mut Watch<'a>);
@@ -69,8 +75,11 @@ pub(crate) mod sealed {
 /// When the system has no descriptor left to sleep on.
 pub fn wait(objects: &[&dyn Waitable], timeout: Option<Duration>) -> Result<Vec<usize>> {
     let ready = look(objects);
-    if !ready.is_empty() || objects.is_empty() || timeout == Some(Duration::ZERO) {
+    if !ready.is_empty() || objects.is_empty() {
         return Ok(ready);
+    }
+    if timeout == Some(Duration::ZERO) {
+        return Ok(indices_of(objects, |object| object.look()));
     }
     // A time that is beyond the clock's end is no limit.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -93,9 +102,13 @@ pub fn wait(objects: &[&dyn Waitable], timeout: Option<Duration>) -> Result<Vec<
 }
 
 fn look(objects: &[&dyn Waitable]) -> Vec<usize> {
+    indices_of(objects, |object| object.is_ready())
+}
+
+fn indices_of(objects: &[&dyn Waitable], is_so: impl Fn(&dyn Waitable) -> bool) -> Vec<usize> {
     let indexed = objects.iter().enumerate();
     indexed
-        .filter(|(_, object)| object.is_ready())
+        .filter(|(_, object)| is_so(**object))
         .map(|(index, _)| index)
         .collect()
 }

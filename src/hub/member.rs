@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use getting::{Arrived, NoItem};
+pub(crate) use getting::{AT_ONCE, Arrived, NoItem};
 pub(crate) use putting::{Encoded, NotPut};
 
 use self::asking::Asking;
@@ -77,6 +77,8 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     /// Its host is known to have listened there, on this machine: when nobody does, it is gone.
     pub(crate) same_machine: bool,
+    /// Those who wait for an item, or the end, among other things.
+    pub(crate) watchers: Subscribers,
 }
 
 /// What the program's threads and the loop share.
@@ -112,11 +114,6 @@ impl Shared {
         self.waker.wake();
     }
 
-    /// Those who wait for an item, or the end, among other things.
-    pub(crate) const fn watchers(&self) -> &Subscribers {
-        &self.watchers
-    }
-
     fn end(&self, end: &End) {
         self.putting().end = Some(end.clone());
         self.room.notify_all();
@@ -128,7 +125,7 @@ impl Shared {
 }
 
 /// Waits for `condition`; whether that was in time.
-fn wait_on<'a, T>(
+pub(crate) fn wait_on<'a, T>(
     condition: &Condvar,
     guard: MutexGuard<'a, T>,
     wait: Wait,
@@ -220,7 +217,7 @@ impl Member {
             info: OnceLock::new(),
             run: OnceLock::new(),
             leave: AtomicBool::new(false),
-            watchers: Subscribers::default(),
+            watchers: settings.watchers.clone(),
             patience: settings.patience,
         });
         let dial = Dial::new(MEMBER, &settings.endpoint, settings.patience)?;

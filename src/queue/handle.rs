@@ -1,25 +1,24 @@
 //! A queue's handle in one process: where its host is, and this process's membership, made on first use.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::hosting::{Hosted, LAST_CALL, at_the_end, say};
+use super::joining::Joining;
 use crate::error::{Error, Result};
-use crate::hub::host::{Host, Orders, Settings, Summary, host_name, machine_id};
+use crate::hub::host::{Host, Orders, Settings, host_name, machine_id};
 use crate::hub::intake::Intake;
 use crate::hub::ledger::DEATHS_ALONE;
-use crate::hub::member::{self, Member, Shared, Wait};
+use crate::hub::member::{self, Shared, Wait};
 use crate::pipeline::{check_dial, check_reach, random_id};
+use crate::wait::Subscribers;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{QueueInfo, RunId};
 use crate::wire::runtime_dir::{self, RuntimeDir};
 use crate::wire::wake::Waker;
-
-/// How long the end of a process waits for what it has put to be accepted, and a queue's creator for others to take what is left.
-pub(super) const LAST_CALL: Duration = Duration::from_secs(10);
 
 /// What a handle is when it travels: no keys, only where to ask.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,35 +48,17 @@ pub(super) struct Plan {
 /// The process's end of a queue. All handles of one queue in one process share it.
 pub(super) struct Inner {
     pub(super) ticket: Ticket,
-    membership: OnceLock<Membership>,
-    connecting: Mutex<()>,
+    joining: Arc<Joining>,
     hosted: Mutex<Option<Hosted>>,
     /// The host is in this process.
     here: Option<Endpoint>,
     endpoints: Vec<Endpoint>,
-    /// It could not be joined: a get says why at once.
-    pub(super) failed: std::sync::atomic::AtomicBool,
     /// Another process may have a handle.
     lent: std::sync::atomic::AtomicBool,
 }
 
-struct Membership {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Hosted {
-    orders: Arc<Orders>,
-    waker: Waker,
-    thread: JoinHandle<Result<Summary>>,
-    name: String,
-}
-
 /// The queues of this process, by run. There are several of one where a program connects to a queue of its own.
 static OPEN: Mutex<Option<HashMap<RunId, Vec<Weak<Inner>>>>> = Mutex::new(None);
-/// Hosts whose last handle here is gone, while other processes may still use them.
-static LINGERING: Mutex<Vec<Hosted>> = Mutex::new(Vec::new());
-
 impl Inner {
     /// Makes a queue, hosted by this process.
     pub(super) fn create(plan: &Plan) -> Result<Arc<Self>> {
@@ -126,8 +107,7 @@ impl Inner {
                 insecure: plan.insecure,
                 patience: plan.patience,
             },
-            membership: OnceLock::new(),
-            connecting: Mutex::default(),
+            joining: Arc::default(),
             hosted: Mutex::new(Some(Hosted {
                 orders,
                 waker,
@@ -136,7 +116,6 @@ impl Inner {
             })),
             here: Some(here),
             endpoints: bound.into_iter().skip(1).collect(),
-            failed: false.into(),
             lent: (!plan.binds.is_empty()).into(),
         });
         remember(&inner);
@@ -156,11 +135,9 @@ impl Inner {
         let inner = Arc::new(Self {
             endpoints: ticket.endpoint.parse().into_iter().collect(),
             ticket,
-            membership: OnceLock::new(),
-            connecting: Mutex::default(),
+            joining: Arc::default(),
             hosted: Mutex::default(),
             here: None,
-            failed: false.into(),
             lent: true.into(),
         });
         let table = open.get_or_insert_with(HashMap::new);
@@ -175,9 +152,25 @@ impl Inner {
     pub(super) fn connect(endpoint: &str, plan: &Plan) -> Result<Arc<Self>> {
         let endpoint: Endpoint = endpoint.parse()?;
         check_dial(&endpoint, plan.insecure)?;
-        let (membership, info) = Membership::connect(&endpoint, 0, plan.patience, false)?;
+        let joining = Arc::<Joining>::default();
+        let settings = || {
+            Ok(member::Settings {
+                endpoint: endpoint.clone(),
+                peer: random_id()?,
+                run: 0,
+                patience: plan.patience,
+                same_machine: false,
+                watchers: Subscribers::default(),
+            })
+        };
+        let nobody = || Error::HostGone {
+            endpoint: endpoint.to_string(),
+            why: "it was not joined".to_owned(),
+        };
+        let member = joining.join(Wait::Forever, settings)?.ok_or_else(nobody)?;
+        let (run, info) = (member.run(), member.info().unwrap_or_default());
         if info.joinable != plan.info.joinable {
-            membership.leave(Instant::now());
+            joining.leave(Instant::now());
             return Err(Error::BadHandle {
                 endpoint: endpoint.to_string(),
                 why: if info.joinable {
@@ -191,7 +184,7 @@ impl Inner {
         let inner = Arc::new(Self {
             ticket: Ticket {
                 endpoint: endpoint.to_string(),
-                run: membership.shared.run(),
+                run,
                 joinable: info.joinable,
                 maxsize: info.maxsize,
                 machine: machine_id(),
@@ -199,12 +192,10 @@ impl Inner {
                 insecure: plan.insecure,
                 patience: plan.patience,
             },
-            membership: OnceLock::from(membership),
-            connecting: Mutex::default(),
+            joining,
             hosted: Mutex::default(),
             here: None,
             endpoints: vec![endpoint],
-            failed: false.into(),
             lent: true.into(),
         });
         remember(&inner);
@@ -220,18 +211,21 @@ impl Inner {
         &self.ticket
     }
 
-    /// This process's membership; joins on first use.
-    pub(super) fn member(&self) -> Result<&Arc<Shared>> {
-        if let Some(membership) = self.membership.get() {
-            return Ok(&membership.shared);
-        }
-        let _one = self
-            .connecting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(membership) = self.membership.get() {
-            return Ok(&membership.shared);
-        }
+    /// This process's membership; joins on first use. `None`: not in time.
+    pub(super) fn member(&self, wait: Wait) -> Result<Option<&Arc<Shared>>> {
+        self.joining.join(wait, || self.settings())
+    }
+
+    /// Joins, and does not wait for it.
+    pub(super) fn begin(&self) {
+        self.joining.begin(|| self.settings());
+    }
+
+    pub(super) const fn joining(&self) -> &Arc<Joining> {
+        &self.joining
+    }
+
+    fn settings(&self) -> Result<member::Settings> {
         let endpoint = match &self.here {
             Some(here) => here.clone(),
             None => self.ticket.endpoint.parse()?,
@@ -256,96 +250,40 @@ impl Inner {
                 why: "its process has ended".to_owned(),
             });
         }
-        let (membership, _) =
-            Membership::connect(&endpoint, self.ticket.run, self.ticket.patience, !elsewhere)?;
-        Ok(&self.membership.get_or_init(|| membership).shared)
-    }
-
-    /// The membership, if there is one already.
-    pub(super) fn joined(&self) -> Option<&Arc<Shared>> {
-        self.membership.get().map(|membership| &membership.shared)
-    }
-
-    /// Hands over what was put, gives back what was not taken; how many items were not accepted.
-    fn leave(&self, until: Instant) -> u64 {
-        self.membership
-            .get()
-            .map_or(0, |membership| membership.leave(until))
-    }
-}
-
-impl Membership {
-    fn connect(
-        endpoint: &Endpoint,
-        run: RunId,
-        patience: Duration,
-        same_machine: bool,
-    ) -> Result<(Self, QueueInfo)> {
-        let (member, shared) = Member::connect(member::Settings {
-            endpoint: endpoint.clone(),
+        Ok(member::Settings {
+            endpoint,
             peer: random_id()?,
-            run,
-            patience,
-            same_machine,
-        })?;
-        let info = shared.info().unwrap_or_default();
-        let thread = std::thread::Builder::new()
-            .name("queue".to_owned())
-            .spawn(move || member.run())
-            .map_err(|error| Error::system("cannot start a queue's thread", error))?;
-        let thread = Mutex::new(Some(thread));
-        Ok((Self { shared, thread }, info))
+            run: self.ticket.run,
+            patience: self.ticket.patience,
+            same_machine: !elsewhere,
+            watchers: Subscribers::default(),
+        })
     }
 
-    fn leave(&self, until: Instant) -> u64 {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(thread) = thread.take() else {
-            return 0;
-        };
-        let lost = match self.shared.flush(Wait::Until(until)) {
-            Ok(()) => 0,
-            Err((lost, _)) => lost,
-        };
-        self.shared.leave();
-        let _ = thread.join();
-        lost
-    }
-}
-
-impl Hosted {
-    fn reach(&self) -> (Arc<Orders>, Waker, String) {
-        let orders = Arc::clone(&self.orders);
-        (orders, self.waker.clone(), self.name.clone())
+    /// The host, where it is of this process and has not ended.
+    pub(super) fn hosted(&self) -> MutexGuard<'_, Option<Hosted>> {
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets others take what is here, until then.
-    fn end(self, until: Instant) {
-        self.orders.leave(until);
-        self.waker.wake();
-        match self.thread.join() {
-            Ok(Ok(summary)) if summary.unfinished > 0 => say(&format!(
-                "the queue at {} ends with its process, and {} items in it that nobody has taken are dropped",
-                self.name, summary.unfinished
-            )),
-            Ok(Err(error)) => say(&error.to_string()),
-            Ok(Ok(_)) | Err(_) => {}
+    /// Hands over what was put, gives back what was not taken; says how many items were not accepted.
+    pub(super) fn leave(&self, until: Instant) {
+        let lost = self.joining.leave(until);
+        if lost > 0 {
+            say(&format!(
+                "{lost} items that this process has put were not accepted by the queue at {} and are lost",
+                self.ticket.endpoint
+            ));
         }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let lost = self.leave(Instant::now() + LAST_CALL);
-        say_lost(&self.ticket.endpoint, lost);
-        let hosted = self
-            .hosted
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.leave(Instant::now() + LAST_CALL);
+        let hosted = self.hosted().take();
         if let Some(hosted) = hosted {
             if *self.lent.get_mut() {
-                let mut lingering = LINGERING.lock().unwrap_or_else(PoisonError::into_inner);
-                lingering.push(hosted);
+                hosted.linger();
             } else {
                 hosted.end(Instant::now());
             }
@@ -371,13 +309,8 @@ fn remember(inner: &Arc<Inner>) {
     at_the_end();
 }
 
-/// When the program ends, all queues hand over what was put, and those made here end.
-fn at_the_end() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| crate::at_exit::register(end_all));
-}
-
-fn all_open() -> Vec<Arc<Inner>> {
+/// The queues of which this process has a handle.
+pub(super) fn all_open() -> Vec<Arc<Inner>> {
     OPEN.lock()
         .unwrap_or_else(PoisonError::into_inner)
         .iter()
@@ -385,79 +318,4 @@ fn all_open() -> Vec<Arc<Inner>> {
         .flatten()
         .filter_map(Weak::upgrade)
         .collect()
-}
-
-fn end_all() {
-    let until = Instant::now() + LAST_CALL;
-    let open = all_open();
-    for inner in &open {
-        say_lost(&inner.ticket.endpoint, inner.leave(until));
-    }
-    let mut hosts = std::mem::take(&mut *LINGERING.lock().unwrap_or_else(PoisonError::into_inner));
-    for inner in &open {
-        let mut hosted = inner.hosted.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.extend(hosted.take());
-    }
-    for hosted in hosts {
-        hosted.end(until);
-    }
-}
-
-/// Ends the queues of this process in which all of these processes wait for room: for [`LAST_CALL`], with this program's main
-/// over and no other process getting, so that nobody would ever make any. What they wait to put comes back to them as an
-/// error.
-pub(crate) fn end_unread(waiting: &[u32], main_over: Instant) {
-    let Some(long_ago) = Instant::now().checked_sub(LAST_CALL) else {
-        return;
-    };
-    if main_over > long_ago {
-        return;
-    }
-    let open = all_open();
-    let mut hosts: Vec<(Arc<Orders>, Waker, String)> = LINGERING
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .iter()
-        .map(Hosted::reach)
-        .collect();
-    for inner in &open {
-        let hosted = inner.hosted.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.extend(hosted.as_ref().map(Hosted::reach));
-    }
-    let blocks = |orders: &Orders, pid: u32| {
-        let since = orders.blocked_since(pid);
-        since.is_some_and(|since| since <= long_ago)
-    };
-    let stuck = |pid: &u32| hosts.iter().any(|(orders, _, _)| blocks(orders, *pid));
-    if waiting.is_empty() || !waiting.iter().all(stuck) {
-        return;
-    }
-    for (orders, waker, name) in &hosts {
-        if let Some(pid) = waiting.iter().find(|pid| blocks(orders, **pid)) {
-            say(&format!(
-                "the program's main has returned, and its child process {pid} has been waiting for {} s for room in the queue at {name}, \
-                 from which nobody gets: the queue ends",
-                LAST_CALL.as_secs()
-            ));
-            orders.leave(Instant::now());
-            waker.wake();
-        }
-    }
-}
-
-fn say_lost(endpoint: &str, lost: u64) {
-    if lost > 0 {
-        say(&format!(
-            "{lost} items that this process has put were not accepted by the queue at {endpoint} and are lost"
-        ));
-    }
-}
-
-/// Items that are lost are no secret: where nobody logs they are told on stderr.
-fn say(text: &str) {
-    if log::log_enabled!(log::Level::Warn) {
-        log::warn!("{text}");
-    } else {
-        eprintln!("procession: {text}");
-    }
 }

@@ -1,20 +1,20 @@
 //! Queues among the things that [`wait`](crate::wait()) waits for.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Queue;
-use crate::hub::member::Shared;
+use super::joining::Joining;
+use crate::hub::member::AT_ONCE;
 use crate::wait::{Waitable, Watch, sealed::Sealed};
 use crate::{Item, JoinableQueue, SimpleQueue};
 
 /// Somebody waits for an item without taking it: the host is asked for one.
-struct Expecting(Arc<Shared>);
+struct Expecting(Arc<Joining>);
 
 impl Expecting {
-    fn new(member: &Arc<Shared>) -> Self {
-        member.expect(true);
-        Self(Arc::clone(member))
+    fn new(joining: &Arc<Joining>) -> Self {
+        joining.expect(true);
+        Self(Arc::clone(joining))
     }
 }
 
@@ -29,24 +29,30 @@ impl<T> Sealed for Queue<T> {}
 impl<T> Waitable for Queue<T> {
     /// Whether a `get` would return at once.
     fn is_ready(&self) -> bool {
-        match self.inner.joined() {
+        let joining = self.inner.joining();
+        match joining.member() {
             Some(member) => member.is_ready(),
-            None => self.inner.failed.load(Ordering::Acquire),
+            None => joining.has_failed(),
+        }
+    }
+
+    fn look(&self) -> bool {
+        match self.inner.member(super::after(AT_ONCE)) {
+            Ok(Some(member)) => member.look(),
+            Ok(None) => false,
+            Err(error) => {
+                // The get that follows says why.
+                self.inner.joining().failed(error);
+                true
+            }
         }
     }
 
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) {
-        match self.member() {
-            Ok(member) => {
-                watch.subscribe(member.watchers());
-                watch.keep(Expecting::new(member));
-            }
-            // The get that follows says why.
-            Err(error) => {
-                log::debug!("{error}");
-                self.inner.failed.store(true, Ordering::Release);
-            }
-        }
+        let joining = self.inner.joining();
+        watch.subscribe(joining.watchers());
+        watch.keep(Expecting::new(joining));
+        self.inner.begin();
     }
 }
 
@@ -55,6 +61,10 @@ impl<T: Item> Sealed for JoinableQueue<T> {}
 impl<T: Item> Waitable for JoinableQueue<T> {
     fn is_ready(&self) -> bool {
         Queue::is_ready(self)
+    }
+
+    fn look(&self) -> bool {
+        Queue::look(self)
     }
 
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) {
@@ -67,6 +77,10 @@ impl<T: Item> Sealed for SimpleQueue<T> {}
 impl<T: Item> Waitable for SimpleQueue<T> {
     fn is_ready(&self) -> bool {
         self.queue().is_ready()
+    }
+
+    fn look(&self) -> bool {
+        self.queue().look()
     }
 
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) {

@@ -26,6 +26,9 @@ const COMING: Duration = Duration::from_millis(50);
 /// And so long when it is the first item, for which a lane is to be made.
 const FIRST_COMING: Duration = Duration::from_secs(2);
 
+/// And no longer than so long for the host's answer.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(2);
+
 /// So many blocks that were taken are remembered, should the connection be lost.
 const MOST_TOLD: usize = 20_000;
 
@@ -308,23 +311,15 @@ impl Shared {
             }
             let wait = match (wait, coming) {
                 (Wait::No, None) => {
-                    // Whether there is something now only the host knows; own puts come first.
-                    get.waiting += 1;
-                    get.wants_lane = true;
                     let time = if get.lane == 0 { FIRST_COMING } else { COMING };
                     drop(get);
-                    let patience = Wait::Until(Instant::now() + self.patience);
-                    let _ = self.flush(patience);
-                    self.waker.wake();
-                    let inside = self.ask(kind::ASK, patience);
+                    let is_inside = self.is_inside();
                     get = self.getting();
-                    get.waiting -= 1;
                     coming = Some(Instant::now() + time);
-                    match inside {
-                        Ok(answer) if answer.inside > 0 => continue,
-                        _ if get.has_item() => continue,
-                        _ => return Err(NoItem::Empty),
+                    if is_inside || get.has_item() || get.end.is_some() {
+                        continue;
                     }
+                    return Err(NoItem::Empty);
                 }
                 (Wait::No, Some(until)) => Wait::Until(until),
                 (wait, _) => wait,
@@ -341,6 +336,38 @@ impl Shared {
                 return Err(NoItem::Empty);
             }
         }
+    }
+
+    /// Whether there is something in the queue now, which only the host knows; own puts come first.
+    fn is_inside(&self) -> bool {
+        self.expect(true);
+        let patience = Wait::Until(Instant::now() + self.patience.min(AT_ONCE));
+        let _ = self.flush(patience);
+        let inside = self.ask(kind::ASK, patience);
+        self.expect(false);
+        inside.is_ok_and(|answer| answer.inside > 0)
+    }
+
+    /// Whether a `get` that does not wait would return something: as [`is_ready`](Self::is_ready), after asking the host.
+    pub(crate) fn look(&self) -> bool {
+        if self.is_ready() {
+            return true;
+        }
+        self.expect(true);
+        if self.is_inside() {
+            let mut get = self.getting();
+            let time = if get.lane == 0 { FIRST_COMING } else { COMING };
+            let until = Wait::Until(Instant::now() + time);
+            while !get.has_item() && get.end.is_none() {
+                let (guard, in_time) = wait_on(&self.items, get, until);
+                get = guard;
+                if !in_time {
+                    break;
+                }
+            }
+        }
+        self.expect(false);
+        self.is_ready()
     }
 
     /// See [`Getting::task_done`].
