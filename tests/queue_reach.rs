@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use children::{DEADLINE, Outcome, assert_each_once, in_time, next, until, value, within};
 use procession::pipeline::{Ventilator, Worker};
+use procession::process::Stdio;
 use procession::{Error, Process, Queue};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -323,4 +324,63 @@ fn sum_of(queue: Queue<serde_bytes::ByteBuf>) -> procession::Result<Vec<(usize, 
     items
         .map(|bytes| bytes.map(|bytes| (bytes.len(), sum(&bytes))))
         .collect()
+}
+
+/// Hosts a queue with so many descriptors left, until it is told to have more; what it got in the end.
+#[procession::task]
+fn host_with_few_descriptors(ways: Queue<Numbers>, left: u64) -> Result<u64, String> {
+    let run = || -> Outcome<u64> {
+        let queue = Numbers::new()?;
+        // What it needs itself is open.
+        queue.put(1)?;
+        let one = queue.get()?;
+        let limit = getrlimit(Resource::Nofile);
+        let open = std::fs::read_dir("/proc/self/fd")?.count() as u64;
+        let few = Rlimit {
+            current: Some(open + left),
+            maximum: limit.maximum,
+        };
+        ways.put(queue.clone())?;
+        ways.flush()?;
+        setrlimit(Resource::Nofile, few)?;
+        // Standard input needs no descriptor more.
+        std::io::stdin().read_line(&mut String::new())?;
+        setrlimit(Resource::Nofile, limit)?;
+        Ok(one + queue.get()?)
+    };
+    run().map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_host_without_descriptors_refuses_connections_and_lives() -> Outcome {
+    in_time(|| {
+        for left in [0, 1, 7] {
+            let ways = Queue::new()?;
+            let mut host = Process::builder()
+                .stdin(Stdio::piped())
+                .spawn(host_with_few_descriptors, (ways.clone(), left))?;
+            let queue = next(&ways)?;
+            let path = queue.endpoints()[0].path().ok_or("a path")?.to_owned();
+            let mut refused = 0;
+            let mut streams = Vec::new();
+            until("it refuses some", || {
+                let mut stream = std::os::unix::net::UnixStream::connect(&path)?;
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                let mut greeting = [0; 10];
+                // A listener that accepts says something first.
+                match std::io::Read::read(&mut stream, &mut greeting) {
+                    Ok(0) | Err(_) => refused += 1,
+                    Ok(_) => streams.push(stream),
+                }
+                Ok(refused >= 20)
+            })?;
+            assert!(host.is_alive(), "{left}");
+            drop(host.stdin.take());
+            until("it takes connections again", || {
+                Ok(queue.put_timeout(41, DEADLINE).is_ok())
+            })?;
+            assert_eq!(value(&host)?, 42, "{left}");
+        }
+        Ok(())
+    })
 }

@@ -165,8 +165,8 @@ impl Dial {
                 LinkEvent::Reached => self.reached = true,
                 LinkEvent::Up => self.connected = true,
                 LinkEvent::Down => {
-                    self.connected = false;
-                    self.link_lost = true;
+                    // One that never came about was refused, by a host that has no descriptor left for it.
+                    self.link_lost |= std::mem::take(&mut self.connected);
                 }
                 LinkEvent::Failed => {
                     self.failed = true;

@@ -38,6 +38,8 @@ use crate::wire::wake::Waker;
 const ROUND: Duration = Duration::from_millis(8);
 /// For so long after something went on.
 const LIVELY: Duration = Duration::from_millis(50);
+/// A connection for blocks that was lost is made again so soon: one that a host without descriptors refuses would keep both busy.
+const LINK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the host is waited for after a goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -171,8 +173,9 @@ impl Ready {
 pub(crate) struct Member {
     settings: Settings,
     ready: Ready,
-    /// The connection by which blocks go out was lost.
+    /// The connection by which blocks go out was lost; and since when there was one, or an attempt.
     link_down: bool,
+    link_since: Instant,
     shared: Arc<Shared>,
     dial: Dial,
     run: RunId,
@@ -227,6 +230,7 @@ impl Member {
             settings,
             ready: Ready::NOTHING,
             link_down: false,
+            link_since: now,
             shared: Arc::clone(&shared),
             dial,
             heartbeat: Duration::from_secs(1),
@@ -296,6 +300,9 @@ impl Member {
             let lively = now.duration_since(self.lively) < LIVELY || self.holds_room();
             if lively {
                 timeout = timeout.min(ROUND);
+            }
+            if self.link_down {
+                timeout = timeout.min(LINK_AGAIN);
             }
             if self.under_way.holding {
                 timeout = timeout.min(Duration::from_millis(1));
@@ -378,7 +385,7 @@ impl Member {
             self.link_down |= link.link_events().iter().any(LinkEvent::is_loss);
         }
         self.ready = Ready::NOTHING;
-        if self.link_down && !self.dial.is_greeting() {
+        if self.link_down && !self.dial.is_greeting() && self.link_since.elapsed() >= LINK_AGAIN {
             self.link_down = false;
             self.link = None;
             self.hello();
@@ -500,6 +507,7 @@ impl Member {
             }
             link.connect(&endpoint)?;
             self.link = Some(link);
+            self.link_since = Instant::now();
             self.under_way.restart();
         }
         self.ask_again();

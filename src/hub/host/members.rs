@@ -375,6 +375,16 @@ impl Host {
         }
     }
 
+    /// Before the end: who does not hear that its items were accepted would say that they are lost.
+    pub(super) fn tell_accepted(&mut self, now: Instant) {
+        if let Some(members) = &mut self.members {
+            for member in members.all.values_mut() {
+                member.prompt |= member.due.is_some();
+            }
+        }
+        self.serve_members(now);
+    }
+
     /// Members who only put are heard, and hear us, too.
     pub(super) fn tick_members(&mut self, now: Instant, beat: &[u8], silence: Duration) {
         let Some(members) = &mut self.members else {
