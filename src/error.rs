@@ -26,7 +26,7 @@ pub enum Error {
     /// A TCP endpoint beyond this machine, without keys.
     #[error(
         "{endpoint} can be reached from other machines, and anyone who reaches it could run commands here; \
-         use tcp://127.0.0.1:PORT or ipc://PATH, tunnel a loopback port (ssh -L), or say --insecure on a network where everyone is trusted"
+         use tcp://127.0.0.1:PORT or ipc://PATH, tunnel a loopback port (ssh -L), or say --insecure (in a program: insecure) on a network where everyone is trusted"
     )]
     BeyondLoopback {
         /// The endpoint.
@@ -35,7 +35,7 @@ pub enum Error {
     /// A ventilator beyond this machine is to be joined without keys.
     #[error(
         "{endpoint} is on another machine, and nothing proves who answers there, or keeps others from listening; \
-         tunnel it to a loopback port (ssh -L), or say --insecure on a network where everyone is trusted"
+         tunnel it to a loopback port (ssh -L), or say --insecure (in a program: insecure) on a network where everyone is trusted"
     )]
     ConnectBeyondLoopback {
         /// The endpoint.

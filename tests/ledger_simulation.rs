@@ -408,7 +408,7 @@ impl Simulation {
                 }
             }
         }
-        self.ledger.give_up_silent(self.now, PATIENCE);
+        self.ledger.give_up_silent(self.now, PATIENCE, |_| false);
         while self.random.chance(80) {
             let Some(ack) = self.acks.pop_front() else {
                 break;

@@ -229,11 +229,11 @@ impl Dial {
                             self.host()
                         )
                     } else if self.who == MEMBER {
-                        "make the queue there first, with bind, or wait longer with patience"
+                        "make the queue there first, with bind, or wait longer (patience)"
                             .to_owned()
                     } else {
                         format!(
-                            "start a ventilator with --bind {}, or wait longer with --patience",
+                            "start a ventilator with --bind {}, or wait longer (--patience, in a program: patience)",
                             self.endpoint
                         )
                     },

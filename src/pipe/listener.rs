@@ -35,7 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// `R`; at the client's end it is the reverse. Clients may come one after the other or at once. `tcp://127.0.0.1:*` takes a free port, and
 /// [`endpoint`](Self::endpoint) says which. When it is dropped, connections that were accepted stay open.
 ///
-/// Only programs of this machine can come (and, by `ipc://`, only those of this user); anyone on it can connect to a TCP port.
+/// Only programs of this machine can come (and, by `ipc://`, only those of this user), unless it is told otherwise with
+/// [`bind_insecure`](Self::bind_insecure); anyone on it can connect to a TCP port.
 ///
 /// ```
 /// use procession::{Client, Listener};
@@ -187,8 +188,21 @@ impl<S, R> Listener<S, R> {
     /// [`Error::Bind`] when somebody listens there already; [`Error::BeyondLoopback`] for an endpoint that other machines can
     /// reach; [`Error::BadEndpoint`].
     pub fn bind(endpoint: impl AsRef<str>) -> Result<Self> {
-        let endpoint = parse(endpoint.as_ref())?;
-        check_reach(&endpoint, false)?;
+        Self::listen(endpoint.as_ref(), false)
+    }
+
+    /// The same, also where other machines can reach it. Nothing is encrypted and nobody is asked who they are: anyone who reaches the
+    /// endpoint is accepted.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), less [`Error::BeyondLoopback`].
+    pub fn bind_insecure(endpoint: impl AsRef<str>) -> Result<Self> {
+        Self::listen(endpoint.as_ref(), true)
+    }
+
+    fn listen(endpoint: &str, insecure: bool) -> Result<Self> {
+        let endpoint = parse(endpoint)?;
+        check_reach(&endpoint, insecure)?;
         let folder = match endpoint {
             Endpoint::Ipc(_) => Some(Rooms::new()?),
             _ => None,
@@ -343,8 +357,23 @@ impl Client {
         endpoint: impl AsRef<str>,
         timeout: Duration,
     ) -> Result<Connection<S, R>> {
-        let endpoint = parse(endpoint.as_ref())?;
-        check_dial(&endpoint, false)?;
+        Self::dial(endpoint.as_ref(), timeout, false)
+    }
+
+    /// The same, also to another machine. Nothing is encrypted, and nothing proves who answers there.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), less [`Error::ConnectBeyondLoopback`].
+    pub fn connect_insecure<S, R>(
+        endpoint: impl AsRef<str>,
+        timeout: Duration,
+    ) -> Result<Connection<S, R>> {
+        Self::dial(endpoint.as_ref(), timeout, true)
+    }
+
+    fn dial<S, R>(endpoint: &str, timeout: Duration, insecure: bool) -> Result<Connection<S, R>> {
+        let endpoint = parse(endpoint)?;
+        check_dial(&endpoint, insecure)?;
         let deadline = Instant::now().checked_add(timeout);
         let mut visit = Visit::begin(&endpoint)?;
         loop {

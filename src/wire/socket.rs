@@ -321,7 +321,7 @@ impl Socket {
         }
         Err(Error::Bind {
             endpoint: format!("tcp://{host}:{first}-{last}"),
-            why: "every port of --lane-ports is in use; give a wider range".to_owned(),
+            why: "every port of --lane-ports (in a program: lane_ports) is in use; give a wider range".to_owned(),
         })
     }
 

@@ -2,10 +2,13 @@
 
 use std::time::Instant;
 
-use super::{Host, MISSED, host_name};
+use rustc_hash::FxHashSet;
+
+use super::{Host, MISSED, Peer, host_name};
 use crate::error::Error;
 use crate::hub::ledger::Gone;
-use crate::wire::frame::{self, Heartbeat, kind};
+use crate::wire::endpoint::Transport;
+use crate::wire::frame::{self, Heartbeat, PeerId, kind};
 
 impl Host {
     pub(super) fn tick(&mut self, now: Instant) {
@@ -24,10 +27,27 @@ impl Host {
         let silence = heartbeat * MISSED;
         self.tick_members(now, &frame::encode(&beat), silence);
         self.note_blocked(now);
-        for id in self.ledger.give_up_silent(self.now(), silence) {
+        // Of a process on this machine the kernel tells when it dies: a getter that is stopped has what it has, and nobody sees it
+        // twice. Tasks are another matter: whoever stands still holds up their run.
+        let is_queue = self.members.is_some();
+        let is_near = |peer: &Peer| peer.lane.address.transport() != Transport::Tcp;
+        let near: FxHashSet<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| is_queue && is_near(peer))
+            .map(|(&id, _)| id)
+            .collect();
+        let keeps = |id| near.contains(&id);
+        for id in self.ledger.give_up_silent(self.now(), silence, keeps) {
             if let Some(peer) = self.peers.get(&id) {
+                let consequence = match (is_queue, keeps(id)) {
+                    (true, true) => "gets nothing more until it is",
+                    (true, false) => "is taken for dead: what it had not confirmed goes to others",
+                    (false, _) => "its tasks are handed on",
+                };
                 log::warn!(
-                    "worker {id:016x} (process {} on {}) was not heard for {:.1} s; its tasks are handed on",
+                    "{} {id:016x} (process {} on {}) was not heard for {:.1} s; {consequence}",
+                    if is_queue { "getter" } else { "worker" },
                     peer.pid,
                     peer.host,
                     silence.as_secs_f64()
@@ -82,7 +102,7 @@ impl Host {
                 who: "ventilator",
                 waited: patience,
                 advice: format!(
-                    "no {who} is there: start one with `{command} {endpoint}`, or wait longer with --patience"
+                    "no {who} is there: start one with `{command} {endpoint}`, or wait longer (--patience, in a program: patience)"
                 ),
                 endpoint,
             });

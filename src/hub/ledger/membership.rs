@@ -115,8 +115,14 @@ impl Ledger {
         }
     }
 
-    /// Gives up those who were not heard since `now - patience`; who they are.
-    pub fn give_up_silent(&mut self, now: Time, patience: Duration) -> Vec<PeerId> {
+    /// Gives up those who were not heard since `now - patience`: they get nothing before they say hello again; who they are. What one
+    /// holds goes to others, unless it `keeps` it: because it is known to live.
+    pub fn give_up_silent(
+        &mut self,
+        now: Time,
+        patience: Duration,
+        keeps: impl Fn(PeerId) -> bool,
+    ) -> Vec<PeerId> {
         let silent: Vec<PeerId> = self
             .consumers
             .iter()
@@ -125,10 +131,12 @@ impl Ledger {
             .collect();
         for &peer in &silent {
             if let Some(mut consumer) = self.consumers.remove(&peer) {
-                self.hand_on(peer, &consumer, Gone::Left, |_, _| true);
-                consumer.lane.clear();
-                consumer.leases = 0;
-                consumer.running = 0;
+                if !keeps(peer) {
+                    self.hand_on(peer, &consumer, Gone::Left, |_, _| true);
+                    consumer.lane.clear();
+                    consumer.leases = 0;
+                    consumer.running = 0;
+                }
                 consumer.silent = true;
                 consumer.apart = false;
                 consumer.alone = false;
