@@ -181,6 +181,8 @@ pub(crate) struct Member {
     run: RunId,
     heartbeat: Duration,
     lane: Option<Lane>,
+    /// The one before, till the host has given another one.
+    left_lane: Option<Lane>,
     lanes: u32,
     /// Blocks go out here.
     link: Option<Socket>,
@@ -235,6 +237,7 @@ impl Member {
             dial,
             heartbeat: Duration::from_secs(1),
             lane: None,
+            left_lane: None,
             lanes: 0,
             link: None,
             under_way: UnderWay::default(),
@@ -453,8 +456,11 @@ impl Member {
     }
 
     fn hello(&mut self) {
-        // What comes on the old lane after this is not in what is said to be held, and goes to others.
-        self.lane = None;
+        // What comes on the old lane after this is not in what is said to be held, and goes to others. It is not closed before the host
+        // knows: on one machine that would be a death.
+        if let Some(lane) = self.lane.take() {
+            self.left_lane = Some(lane);
+        }
         let hello = Hello {
             kind: kind::HELLO,
             magic: frame::MAGIC.to_owned(),
@@ -482,6 +488,7 @@ impl Member {
             endpoint: self.settings.endpoint.to_string(),
             why: "a pipeline is there and no queue".to_owned(),
         })?;
+        self.left_lane = None;
         let host = self.settings.endpoint.host().unwrap_or("127.0.0.1");
         if !welcome.address.is_empty() {
             let address: Endpoint = welcome.address.parse()?;

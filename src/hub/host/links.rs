@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Host;
+use super::{Host, Peer};
 use crate::hub::lane::Link;
 use crate::hub::ledger::Gone;
 use crate::wire::frame::{PeerId, kind};
@@ -14,7 +14,10 @@ impl Host {
         let mut intruded = Vec::new();
         for (&id, peer) in &mut self.peers {
             match peer.lane.link() {
-                Link::Down => gone.push((id, peer.same_machine, peer.goodbye)),
+                Link::Down => {
+                    let lane = peer.lane.address.clone();
+                    gone.push((id, lane, peer.same_machine, peer.goodbye));
+                }
                 Link::Intruder => {
                     log::warn!(
                         "somebody else connected to the lane of worker {id:016x}; it gets another one"
@@ -31,13 +34,14 @@ impl Host {
                 self.control.send_to(&peer.route, rejoin);
             }
         }
-        for (id, same_machine, goodbye) in gone {
+        for (id, lane, same_machine, goodbye) in gone {
             if self.closing.is_some() || goodbye {
                 self.remove(id, Gone::Left);
             } else if same_machine {
-                // What it had said before is read first: it may have been a goodbye.
+                // What it had said before is read first: it may have been a goodbye, or a hello, with which it left that lane.
                 self.read_control();
-                if self.peers.contains_key(&id) {
+                let has_it = |peer: &Peer| peer.lane.address == lane;
+                if self.peers.get(&id).is_some_and(has_it) {
                     self.remove(id, Gone::Died);
                 }
             } else if let Some(peer) = self.peers.get(&id) {

@@ -619,12 +619,11 @@ impl Member {
         }
     }
 
-    /// What this member holds, for a hello.
+    /// What this member holds, for a hello; also what its program has taken all of, and of which the host has not heard.
     pub(super) fn held(&self) -> Vec<(TaskId, u32)> {
         let get = self.shared.getting();
-        let held = get.held.iter().filter(|held| held.done < held.kept);
-        held.map(|held| (held.id, held.attempt))
-            .take(50_000 - MOST_TOLD)
+        let held = get.held.iter().map(|held| (held.id, held.attempt));
+        held.take(50_000 - MOST_TOLD)
             .chain(self.told.iter().map(|(_, told)| (told.id, told.attempt)))
             .take(50_000)
             .collect()
