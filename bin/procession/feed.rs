@@ -17,6 +17,8 @@ use crate::progress::Snapshot;
 
 /// The cause of a run that its input ended: an error.
 const ERROR: u8 = 255;
+/// The cause of a run whose sink has nobody who reads its output: SIGPIPE's number.
+const PIPE: u8 = 13;
 
 /// How far the reading of the input has come.
 #[derive(Clone, Debug, Default)]
@@ -193,6 +195,11 @@ pub fn start(
             putter.end();
         })?;
     Ok(reading)
+}
+
+/// Whether a run ended because nobody reads the sink's output any more, of which not a word is to be said.
+pub fn output_was_closed(cause: u8) -> bool {
+    cause == PIPE
 }
 
 /// The exit code of a run that ended so.
