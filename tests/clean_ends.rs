@@ -460,6 +460,8 @@ fn a_bad_endpoint_is_named_with_what_is_wrong() {
         ("tcp://:5000", "host"),
         ("tcp://::1:5000", "brackets"),
         ("ipc://", "path"),
+        // Every user of the machine could open it.
+        ("ipc://@jobs", "begins with @"),
         (&long, "shorter"),
     ];
     for (endpoint, why) in rows {
