@@ -80,7 +80,14 @@ fn sigterm_lets_what_runs_finish_and_exits_143() {
 
 #[test]
 fn sighup_lets_what_runs_finish_and_exits_129() {
-    // Under nohup it is ignored from the start, and stays so.
+    if sighup_is_ignored() {
+        return;
+    }
+    drains(Signal::HUP, 129);
+}
+
+/// Under nohup it is ignored from the start, and stays so.
+fn sighup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status
         .lines()
@@ -89,9 +96,26 @@ fn sighup_lets_what_runs_finish_and_exits_129() {
         .unwrap_or(0);
     if ignored & 1 != 0 {
         eprintln!("NOT RUN: SIGHUP is ignored here, as under nohup");
+    }
+    ignored & 1 != 0
+}
+
+#[test]
+fn after_sighup_it_is_ctrl_c_twice_that_kills_and_the_exit_stays_129() {
+    if sighup_is_ignored() {
         return;
     }
-    drains(Signal::HUP, 129);
+    let scene = Scene::new();
+    let run = run_of_ten(&scene, ENDLESS);
+    run.signal(Signal::HUP);
+    until_said(&scene, &run, "Ctrl-C twice to kill them");
+    run.signal(Signal::INT);
+    until_said(&scene, &run, "once more to kill them");
+    run.signal(Signal::INT);
+    let run = run.wait();
+    run.assert_code(129);
+    assert_says(&run, &["killing what runs"]);
+    scene.assert_nothing_left();
 }
 
 /// The second signal: what runs is killed, whole process groups.
@@ -223,6 +247,34 @@ fn a_reader_that_has_enough_ends_the_run_quietly() {
         assert_eq!(yes.wait().signal(), Some(13), "SIGPIPE ends it");
         scene.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_reader_that_has_enough_of_a_sink_ends_every_role_quietly() {
+    let scene = Scene::new();
+    let endpoint = scene.ipc("jobs");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let ventilator = scene
+        .procession(["ventilator", "--bind", &endpoint, "echo"])
+        .input(numbers(100_000))
+        .start();
+    let worker = scene
+        .procession(["worker", "--connect", &endpoint, "-j2"])
+        .start();
+    let sink = scene
+        .procession(["sink", "--connect", &endpoint])
+        .stdout(writer)
+        .start();
+    let mut line = String::new();
+    let mut reader = BufReader::new(reader);
+    reader.read_line(&mut line).expect("a line");
+    drop(reader);
+    for role in [ventilator, worker, sink] {
+        let role = role.wait();
+        role.assert_success();
+        assert_eq!(role.stderr, "", "quietly: {}", role.label);
+    }
+    scene.assert_nothing_left();
 }
 
 #[test]
@@ -408,6 +460,8 @@ fn a_bad_endpoint_is_named_with_what_is_wrong() {
         ("tcp://:5000", "host"),
         ("tcp://::1:5000", "brackets"),
         ("ipc://", "path"),
+        // Every user of the machine could open it.
+        ("ipc://@jobs", "begins with @"),
         (&long, "shorter"),
     ];
     for (endpoint, why) in rows {

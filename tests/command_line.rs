@@ -270,6 +270,24 @@ fn a_pipe_cuts_at_line_ends_and_loses_nothing() {
 }
 
 #[test]
+fn a_file_that_goes_away_while_its_blocks_are_read_is_named() {
+    let scene = Scene::new();
+    std::fs::write(scene.path("blocks"), numbers(10)).expect("a file");
+    let run = scene
+        .procession(["run", "-j1", "-k", "--pipe", "--block", "10"])
+        .args(["-a", "blocks", "rm -f blocks; cat"])
+        .run();
+    // The first block's command takes the file away from the others.
+    run.assert_code(2).assert_stdout(b"1\n2\n3\n4\n5\n");
+    assert!(
+        run.stderr.contains("blocks: No such file"),
+        "{}",
+        run.stderr
+    );
+    scene.assert_nothing_left();
+}
+
+#[test]
 fn placeholders_of_a_value_are_refused_where_there_is_none() {
     for mode in ["--pipe", "--filter"] {
         let ended = given(b"a\n", &["run", mode, "grep", "{}"]);

@@ -130,7 +130,10 @@ fn with_killers(tasks: u64, killers: &[u64], count: usize, slots: &str) {
         .procession(["ventilator", "--bind", &endpoint, &command])
         .input(numbers(tasks))
         .start();
-    let mut sink = sink(&scene, &endpoint);
+    let mut sink = scene
+        .procession(["sink", "--connect", &endpoint, "--joblog", "log"])
+        .args(["--results", "out"])
+        .start();
     let mut workers: Vec<_> = (0..count)
         .map(|_| worker(&scene, &endpoint, slots))
         .collect();
@@ -167,6 +170,13 @@ fn with_killers(tasks: u64, killers: &[u64], count: usize, slots: &str) {
         .filter(|line| (line.exit, line.signal) != (0, 0))
         .map(|line| line.seq);
     assert_each_once("failed", given_up, killers.iter().copied());
+    for line in &logged {
+        // Also those of which no worker lived to tell are in the log and in files under their own names.
+        let (id, command) = (line.seq, &line.command);
+        assert!(command.ends_with(&format!("; echo {id}")), "{command}");
+        assert!(line.start > 0.0, "task {id}");
+        assert!(scene.path(&format!("out/1/{id}/seq")).exists(), "task {id}");
+    }
     let good = (1..=tasks).filter(|id| !killers.contains(id));
     assert_each_once("stdout", printed(&sink.text()), good);
     for id in killers {

@@ -333,7 +333,10 @@ impl FilterTasks for FilterSlot<'_> {
 }
 
 /// The value of a task; one that no argument could hold is not read into memory.
-fn value_of(body: &Body) -> Result<Bytes, String> {
+///
+/// # Errors
+/// With why not.
+pub fn value_of(body: &Body) -> Result<Bytes, String> {
     if body.len() > LONGEST_ARGUMENT as u64 {
         return Err(FillError::TooLong {
             len: usize::try_from(body.len()).unwrap_or(usize::MAX),
@@ -344,7 +347,8 @@ fn value_of(body: &Body) -> Result<Bytes, String> {
         .map_err(|error| format!("its value cannot be read back: {error}"))
 }
 
-fn epoch() -> f64 {
+/// Seconds since 1970.
+pub fn epoch() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())

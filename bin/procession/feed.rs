@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use procession::Body;
-use procession::command::{Job, Mode, Template};
+use procession::command::{CommandResult, Job, Mode, Template};
 use procession::pipeline::{Putter, Ventilator, VentilatorBuilder, VentilatorHandle};
 
 use crate::args::options::{CommonArgs, InputArgs, InputFile};
+use crate::commands;
 use crate::exit_code::ExitCode;
 use crate::input::{Input, Source};
 use crate::progress::Snapshot;
 
 /// The cause of a run that its input ended: an error.
 const ERROR: u8 = 255;
+/// The cause of a run whose sink has nobody who reads its output: SIGPIPE's number.
+const PIPE: u8 = 13;
 
 /// How far the reading of the input has come.
 #[derive(Clone, Debug, Default)]
@@ -147,6 +150,7 @@ pub fn builder(
         .insecure(common.reach.insecure)
         .title(title.join(" "))
         .tries(job.tries)
+        .given_up(given_up(job))
         .job(job)?;
     if let Some(ports) = &common.lane_ports {
         builder = builder.lane_ports(*ports.start(), *ports.end());
@@ -155,6 +159,29 @@ pub fn builder(
         builder = builder.advertise(host);
     }
     Ok(builder)
+}
+
+/// The result of a task that killed its workers: nobody lived to say which command it was, so the log would lack it, and the
+/// files of one such task would be those of another.
+fn given_up(job: &Job) -> impl Fn(u64, &Body, &str) -> CommandResult + Send + Sync + 'static {
+    let (mode, filler) = (job.mode, job.template.filler());
+    move |id, task, why| {
+        let input = match mode {
+            Mode::Pipe => None,
+            _ => commands::value_of(task).ok(),
+        };
+        // Whoever reads the note knows the task.
+        let note = why.strip_prefix(&format!("task {id} ")).unwrap_or(why);
+        let value = input.as_deref().filter(|_| mode == Mode::Value);
+        CommandResult {
+            command: filler.display(value, id, 0).into(),
+            input: input.unwrap_or_default(),
+            start: commands::epoch(),
+            exit: 255,
+            note: Some(note.to_owned()),
+            ..CommandResult::default()
+        }
+    }
 }
 
 /// Reads the input into the ventilator, in a thread that nobody waits for: it may be blocked in a read for ever.
@@ -193,6 +220,11 @@ pub fn start(
             putter.end();
         })?;
     Ok(reading)
+}
+
+/// Whether a run ended because nobody reads the sink's output any more, of which not a word is to be said.
+pub fn output_was_closed(cause: u8) -> bool {
+    cause == PIPE
 }
 
 /// The exit code of a run that ended so.

@@ -90,7 +90,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     }
     let summary = summary?;
     output.finish()?;
-    if summary.unfinished > 0 && summary.cause != 13 {
+    if summary.unfinished > 0 && !feed::output_was_closed(summary.cause) {
         log::warn!(
             "{} tasks are done, {} that were read are not, and the rest of the input was not read",
             summary.done,

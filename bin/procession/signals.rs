@@ -69,8 +69,16 @@ impl Ending {
             (Event::Interrupt | Event::Terminate, Stage::Draining) => {
                 (Stage::Killed, Order::Kill, self.exit)
             }
-            (Event::Interrupt, _) => (Stage::Draining, Order::Drain, Some(ExitCode::Interrupted)),
-            (Event::Terminate, _) => (Stage::Draining, Order::Drain, Some(ExitCode::Terminated)),
+            (Event::Interrupt, _) => (
+                Stage::Draining,
+                Order::Drain,
+                self.exit.or(Some(ExitCode::Interrupted)),
+            ),
+            (Event::Terminate, _) => (
+                Stage::Draining,
+                Order::Drain,
+                self.exit.or(Some(ExitCode::Terminated)),
+            ),
         };
         self.stage = stage;
         self.exit = exit;
@@ -80,6 +88,14 @@ impl Ending {
     /// How to exit: by the signal that began the end; `None` while no signal ends the run.
     pub fn exit_code(&self) -> Option<ExitCode> {
         self.exit
+    }
+}
+
+/// How what runs can be killed after an order that lets it finish: a second SIGHUP does not do that.
+pub fn to_kill(order: Order, what: &str) -> String {
+    match order {
+        Order::StartNoMore => format!("Ctrl-C twice to kill {what}"),
+        _ => format!("once more to kill {what}"),
     }
 }
 
@@ -197,7 +213,7 @@ mod tests {
                     Some(Order::Drain),
                     Some(Order::Kill),
                 ],
-                Some(ExitCode::Interrupted),
+                Some(ExitCode::HungUp),
             ),
             (
                 &[Interrupt, HangUp],

@@ -34,7 +34,7 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
     watching.stop();
     drop(guardian);
     let summary = summary?;
-    if summary.unfinished > 0 {
+    if summary.unfinished > 0 && !feed::output_was_closed(summary.cause) {
         log::warn!(
             "{} tasks are done, {} are not, and the rest of the input was not read",
             summary.done,
@@ -77,12 +77,11 @@ pub fn listen(
             let state = handle.state();
             eprintln!("{}", crate::status::line(&state));
         }
-        Some(Order::StartNoMore | Order::Drain) => {
+        Some(order @ (Order::StartNoMore | Order::Drain)) => {
             let code = ending.exit_code().map_or(255, ExitCode::status);
             let running = handle.state().running;
-            log::warn!(
-                "stopping: nothing more is started, {running} that run may finish; once more to kill them"
-            );
+            let next = signals::to_kill(order, "them");
+            log::warn!("stopping: nothing more is started, {running} that run may finish; {next}");
             handle.halt(code.saturating_sub(128));
         }
         Some(Order::Kill) => {

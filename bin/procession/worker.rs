@@ -75,10 +75,9 @@ fn listen(
             (Some(Order::PrintStatus), Some(handle)) => {
                 eprintln!("procession worker: {} tasks ran here", handle.ran());
             }
-            (Some(Order::StartNoMore | Order::Drain), Some(handle)) => {
-                log::warn!(
-                    "leaving: what runs is finished, the rest goes to others; once more to kill it"
-                );
+            (Some(order @ (Order::StartNoMore | Order::Drain)), Some(handle)) => {
+                let next = signals::to_kill(order, "it");
+                log::warn!("leaving: what runs is finished, the rest goes to others; {next}");
                 handle.leave();
             }
             (Some(Order::Kill), Some(handle)) => {

@@ -29,8 +29,9 @@ use super::lane::Lane;
 use super::ledger::Ledger;
 use super::outbox::Outbox;
 use crate::error::{Error, Result};
+use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
-use crate::wire::frame::{PeerId, QueueInfo, RunId};
+use crate::wire::frame::{PeerId, QueueInfo, RunId, TaskId};
 use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::socket::{Kind, Socket, poll};
 use crate::wire::wake::Waker;
@@ -60,6 +61,19 @@ pub(crate) struct Settings {
     pub(crate) queue: Option<QueueInfo>,
     /// After how many deaths alone a task is given up.
     pub(crate) deaths: u8,
+    pub(crate) given_up: Option<GivenUp>,
+}
+
+/// Makes the result of a task that is given up: of its id, of what was put in, and of the reason.
+#[derive(Clone)]
+pub(crate) struct GivenUp(pub(crate) Arc<MakeResult>);
+
+type MakeResult = dyn Fn(TaskId, &Body, &str) -> Option<Body> + Send + Sync;
+
+impl std::fmt::Debug for GivenUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GivenUp")
+    }
 }
 
 struct Peer {

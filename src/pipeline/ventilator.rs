@@ -11,8 +11,9 @@ use serde::Serialize;
 use super::{check_dial, check_reach, panic_text, random_id};
 use crate::error::{Error, Result};
 use crate::hub::dial::Dial;
-use crate::hub::host::{Host, Orders, Settings, Summary};
+use crate::hub::host::{GivenUp, Host, Orders, Settings, Summary};
 use crate::hub::intake::Intake;
+use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{self, Message, RunId, State, StatusRequest, kind};
 use crate::wire::payload::Payload;
@@ -58,6 +59,7 @@ pub struct VentilatorBuilder {
     tries: u32,
     private: bool,
     deaths: u8,
+    given_up: Option<GivenUp>,
 }
 
 impl VentilatorBuilder {
@@ -136,6 +138,20 @@ impl VentilatorBuilder {
         self
     }
 
+    /// What the sink gets for a task that is given up, instead of an error: a result that can say which task it was. `make` is
+    /// told the task's id, the task as it travels, and why; the task counts as failed all the same.
+    #[must_use]
+    pub fn given_up<R: Payload>(
+        mut self,
+        make: impl Fn(u64, &Body, &str) -> R + Send + Sync + 'static,
+    ) -> Self {
+        self.given_up = Some(GivenUp(Arc::new(move |id, task, why| {
+            // What cannot be encoded is still reported, as an error.
+            make(id, task, why).into_body(&mut BytesMut::new()).ok()
+        })));
+        self
+    }
+
     /// A task is reported as failed at the first death of a worker that had started it, and [`Orders::take_verdict`] says who died.
     pub(crate) const fn report_first_death(mut self) -> Self {
         self.deaths = 0;
@@ -190,6 +206,7 @@ impl VentilatorBuilder {
             tries: self.tries,
             queue: None,
             deaths: self.deaths,
+            given_up: self.given_up,
         };
         let (host, endpoints) = Host::bind(
             settings,
@@ -342,6 +359,7 @@ impl Ventilator<()> {
             tries: 1,
             private: false,
             deaths: crate::hub::ledger::DEATHS_ALONE,
+            given_up: None,
         }
     }
 }

@@ -86,6 +86,7 @@ impl Inner {
             title: "queue".to_owned(),
             tries: 1,
             deaths: DEATHS_ALONE,
+            given_up: None,
             queue: Some(plan.info),
         };
         let intake = Intake::new(waker.clone());

@@ -123,7 +123,9 @@ impl Body {
     pub fn open(&self) -> io::Result<Self> {
         match self {
             Self::Range { path, offset, len } => Ok(Self::File {
-                file: Arc::new(File::open(path)?),
+                file: Arc::new(File::open(path).map_err(|error| {
+                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?),
                 offset: *offset,
                 len: *len,
             }),
@@ -152,7 +154,10 @@ impl Body {
             Self::File {
                 file, offset: at, ..
             } => match file.read_at(&mut buffer[..want], at + offset)? {
-                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                0 => Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the file has become shorter",
+                )),
                 n => Ok(n),
             },
             Self::Range { .. } => self.open()?.read_at(offset, buffer),

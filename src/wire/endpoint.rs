@@ -191,6 +191,15 @@ impl FromStr for Endpoint {
             "ipc" if rest.is_empty() => Err(bad(
                 "ipc:// needs a path, for instance ipc:///tmp/run.ipc".to_owned(),
             )),
+            // ZeroMQ makes a socket without a file of the first, which every user of the machine can open, and a file of a name
+            // that nobody is told of the second.
+            "ipc" if rest.starts_with('@') || rest == "*" => Err(bad(format!(
+                "{} is no file that belongs to a user; write a path, for instance ipc://./{rest}",
+                match rest {
+                    "*" => "a name that is left open",
+                    _ => "a name that begins with @",
+                }
+            ))),
             "ipc" if rest.len() + ".lock".len() > LONGEST_IPC_PATH => Err(bad(format!(
                 "the path has {} bytes and a Unix socket's may have {}; choose a shorter one",
                 rest.len(),
@@ -254,7 +263,10 @@ mod tests {
             ("tcp://[::1]:80", Ok("tcp://[::1]:80")),
             ("ipc:///tmp/a b", Ok("ipc:///tmp/a b")),
             ("ipc://relative", Ok("ipc://relative")),
+            ("ipc://./@x", Ok("ipc://./@x")),
             ("inproc://x", Ok("inproc://x")),
+            ("ipc://@x", Err("begins with @")),
+            ("ipc://*", Err("left open")),
             ("127.0.0.1:5557", Err("no scheme")),
             ("tcp://127.0.0.1", Err("needs a port")),
             ("tcp://127.0.0.1:0", Err("not a port")),

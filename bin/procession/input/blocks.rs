@@ -174,7 +174,7 @@ impl FileBlocks {
         while high > self.at {
             let low = high.saturating_sub(SEARCH as u64).max(self.at);
             let piece = &mut buffer[..(high - low) as usize];
-            self.file.read_exact_at(piece, low)?;
+            self.read_exact_at(piece, low)?;
             if let Some(last) = memchr::memrchr(self.end, piece) {
                 return Ok(low + last as u64 + 1);
             }
@@ -183,13 +183,24 @@ impl FileBlocks {
         let mut low = target;
         while low < self.len {
             let len = (self.len - low).min(SEARCH as u64) as usize;
-            self.file.read_exact_at(&mut buffer[..len], low)?;
+            self.read_exact_at(&mut buffer[..len], low)?;
             if let Some(first) = memchr::memchr(self.end, &buffer[..len]) {
                 return Ok(low + first as u64 + 1);
             }
             low += len as u64;
         }
         Ok(self.len)
+    }
+
+    fn read_exact_at(&self, piece: &mut [u8], at: u64) -> io::Result<()> {
+        self.file
+            .read_exact_at(piece, at)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    io::Error::new(error.kind(), "it has become shorter while it was read")
+                }
+                _ => error,
+            })
     }
 }
 

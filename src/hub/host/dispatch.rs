@@ -88,14 +88,19 @@ impl Host {
 
     /// Reports a task as failed in the host's own name.
     fn verdict(&mut self, id: u64, attempt: u32, text: String) {
+        let made = match (&self.settings.given_up, self.ledger.body(id)) {
+            (Some(make), Some(task)) => make.0(id, task, &text),
+            _ => None,
+        };
+        let error = made.is_none();
         self.verdicts.add(Finished {
             id,
             attempt,
             exit: 255,
             signal: 0,
             micros: 0,
-            body: error_body(text),
-            error: true,
+            body: made.unwrap_or_else(|| error_body(text)),
+            error,
         });
     }
 
