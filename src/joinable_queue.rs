@@ -80,7 +80,8 @@ impl<T: Item> JoinableQueue<T> {
         QueueBuilder::new(true)
     }
 
-    /// The item that this process has got first, of those for which it has not said so, is done with.
+    /// The item that this thread has got first, of those for which it has not said so, is done with. A thread that has got none speaks for
+    /// the other threads of this process, of the item that was got first: so one can get what others work on.
     ///
     /// # Errors
     /// [`Error::NotGot`] when there is none: one `task_done` too many.

@@ -310,3 +310,65 @@ fn handles_of_the_two_kinds_are_not_taken_for_each_other() -> Outcome {
         Ok(())
     })
 }
+
+/// Its first thread keeps the first item; another one is done with the second.
+#[procession::task]
+fn keep_the_first(tasks: Tasks, told: Queue<u64>) -> procession::Result<()> {
+    told.put(tasks.get()?)?;
+    let second = tasks.clone();
+    let other = std::thread::spawn(move || -> procession::Result<u64> {
+        let number = second.get()?;
+        second.task_done()?;
+        Ok(number)
+    });
+    told.put(other.join().expect("no panic")?)?;
+    told.flush()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_thread_speaks_of_its_own_item_and_another_ones_is_not_lost() -> Outcome {
+    in_time(|| {
+        let (tasks, told) = (Tasks::new()?, Queue::new()?);
+        for number in [1, 2] {
+            tasks.put(number)?;
+            tasks.flush()?;
+        }
+        let getter = Process::spawn(keep_the_first, (tasks.clone(), told.clone()))?;
+        assert_eq!((next(&told)?, next(&told)?), (1, 2));
+        until("the host has heard of it", || Ok(tasks.unfinished()? == 1))?;
+        kill(&getter)?;
+        assert_eq!(next(&tasks)?, 1);
+        tasks.task_done()?;
+        tasks.join()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_thread_that_has_got_nothing_speaks_for_the_others() -> Outcome {
+    in_time(|| {
+        let tasks = Tasks::new()?;
+        tasks.put_many(0..100)?;
+        let getter = tasks.clone();
+        let got = std::thread::spawn(move || {
+            (0..100)
+                .map(|_| next(&getter).map_err(|error| error.to_string()))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        assert_eq!(got.join().expect("no panic")?.len(), 100);
+        for left in (0..100).rev() {
+            tasks.task_done()?;
+            assert_eq!(tasks.unfinished()?, left);
+        }
+        let one_too_many = tasks.task_done();
+        assert!(
+            matches!(one_too_many, Err(Error::NotGot)),
+            "{one_too_many:?}"
+        );
+        tasks.join()?;
+        Ok(())
+    })
+}

@@ -1,7 +1,8 @@
 //! What has come from the host and the program's threads take: blocks in the order of the lane, and how far each has been taken.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::PoisonError;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::{End, Member, ROUND, Shared, Wait, wait_on};
@@ -56,6 +57,8 @@ pub(crate) struct Getting {
     current: Current,
     /// Its getters say when they are done with an item.
     pub(super) joinable: bool,
+    /// Of such a queue: what each thread has taken and not said to be done with, in order; an item by its block and its place there.
+    taken_by: HashMap<ThreadId, VecDeque<((TaskId, u32), u32)>>,
     /// Items here that were not taken.
     untaken: u64,
     lane: u32,
@@ -101,7 +104,9 @@ struct Held {
     body: Body,
     kept: u32,
     taken: u32,
+    /// So many, from the first, the program is done with; and these of the others.
     done: u32,
+    done_early: BTreeSet<u32>,
     lane: u32,
     /// The place of its first item on that lane, from 0.
     place: u64,
@@ -109,6 +114,23 @@ struct Held {
 }
 
 impl Held {
+    /// The program is done with this item.
+    fn finish(&mut self, item: u32) {
+        self.done_early.insert(item);
+        while self.done_early.remove(&self.done) {
+            self.done += 1;
+        }
+    }
+
+    /// The first item that was taken and that nobody is done with.
+    fn first_undone(&self) -> Option<u32> {
+        (self.done..self.taken).find(|item| !self.done_early.contains(item))
+    }
+
+    fn undone(&self) -> u64 {
+        u64::from(self.taken - self.done) - self.done_early.len() as u64
+    }
+
     const fn confirmed(&self) -> Confirmed {
         Confirmed {
             id: self.id,
@@ -127,6 +149,7 @@ impl Default for Getting {
             open: 0,
             current: Current::default(),
             joinable: false,
+            taken_by: HashMap::new(),
             untaken: 0,
             lane: 0,
             consumed: 0,
@@ -173,6 +196,13 @@ impl Getting {
     fn take<T>(&mut self, read: impl FnOnce(Arrived<'_>) -> T) -> Option<(T, bool)> {
         if self.current.left == 0 && !self.open_next() {
             return None;
+        }
+        if self.joinable
+            && let Some(held) = self.held.get(self.open)
+        {
+            let item = held.taken + (self.current.counted - self.current.left);
+            let mine = self.taken_by.entry(std::thread::current().id());
+            mine.or_default().push_back(((held.id, held.attempt), item));
         }
         let current = &mut self.current;
         current.left -= 1;
@@ -266,22 +296,55 @@ impl Getting {
         }
     }
 
-    /// The program is done with the item that it took first of those that it is not done with. `false`: there is none.
+    /// The calling thread is done with the item that it took first of those that it is not done with; if it has none, it speaks for
+    /// another thread, of the item that was taken first. `false`: there is none.
     fn task_done(&mut self) -> bool {
         self.settle();
-        for held in self.held.iter_mut().take(self.open + 1) {
-            if held.done < held.taken {
-                held.done += 1;
-                self.unsaid += 1;
-                return true;
-            }
+        let me = std::thread::current().id();
+        if let Some((block, item)) = self.next_of(me) {
+            return self.finish(block, item);
         }
-        false
+        let first = self.held.iter().take(self.open + 1).find_map(|held| {
+            let item = held.first_undone()?;
+            Some(((held.id, held.attempt), item))
+        });
+        let Some(first) = first else {
+            return false;
+        };
+        // It is the first that its thread has, too.
+        let its = self.taken_by.iter();
+        let its = its.filter(|(_, taken)| taken.front() == Some(&first));
+        if let Some(thread) = its.map(|(thread, _)| *thread).next() {
+            self.next_of(thread);
+        }
+        self.finish(first.0, first.1)
+    }
+
+    /// What this thread took first and is not done with: not any more.
+    fn next_of(&mut self, thread: ThreadId) -> Option<((TaskId, u32), u32)> {
+        let taken = self.taken_by.get_mut(&thread)?;
+        let next = taken.pop_front();
+        if taken.is_empty() {
+            self.taken_by.remove(&thread);
+        }
+        next
+    }
+
+    fn finish(&mut self, block: (TaskId, u32), item: u32) -> bool {
+        let held = self
+            .held
+            .iter_mut()
+            .find(|held| (held.id, held.attempt) == block);
+        if let Some(held) = held {
+            held.finish(item);
+            self.unsaid += 1;
+        }
+        true
     }
 
     fn undone(&self) -> u64 {
         let held = self.held.iter().take(self.open + 1);
-        held.map(|held| u64::from(held.taken - held.done)).sum()
+        held.map(Held::undone).sum()
     }
 }
 
@@ -436,6 +499,7 @@ impl Member {
                                 kept: count,
                                 taken: 0,
                                 done: 0,
+                                done_early: BTreeSet::new(),
                                 lane: self.lanes,
                                 place,
                                 said: (0, 0),
