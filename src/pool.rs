@@ -52,7 +52,8 @@
 //! | a call panics, or returns `Err` | that is its result: [`Error::TaskFailed`] with the message, and where. The other calls of its chunk have their values |
 //! | a worker is killed, or runs out of memory | it is replaced at once, and what it had is run again, [`retries`](PoolBuilder::retries) times at most, alone on a worker; then it is [`Error::WorkerDied`], with the signal. (Python's `Pool` waits for ever.) So a call may run more than once |
 //! | a call takes longer than its [`time_limit`](Tasks::time_limit) | its worker is killed and replaced; the call is [`Error::TaskTimedOut`] |
-//! | the initializer fails, or workers die before they are ready, again and again | the pool gives up: [`Error::PoolStart`] for everybody who waits |
+//! | a worker cannot be replaced, because descriptors, processes or memory have run out | it is tried again, up to a second apart, and the other workers go on. When there is none at all for [`patience`](PoolBuilder::patience), the pool gives up: [`Error::PoolStart`] with the system's reason for everybody who waits |
+//! | the initializer fails, or workers die before they are ready, again and again | when no other worker is there, the pool gives up: [`Error::PoolStart`] for everybody who waits |
 //! | the pool is dropped or terminated | [`Error::Ended`] for everybody who waits |
 //! | a worker on another host is not heard for three heartbeats | its calls are made elsewhere |
 //!
@@ -60,6 +61,14 @@
 //!
 //! [`join`](Pool::join) waits until everything is done. Dropped, a pool is [terminated](Pool::terminate), as by Python's `with`: what
 //! runs is killed. Either way no process is left, and neither waits for ever.
+//!
+//! One that is not dropped (in a `static`, leaked, forgotten) is terminated when the program ends: behind `main`, before its other
+//! children are waited for, and at `std::process::exit`. When the program is killed, its workers end at once, and what it left in the
+//! [private directory](crate::wire::runtime_dir) is removed by the next program that makes a pool or a queue.
+//!
+//! Workers do not end by Ctrl-C, which a terminal sends to them as well: the program decides. If it has no handler it ends, and its
+//! workers with it; if it has one, what runs goes on until the program terminates the pool. (In Python an initializer does that by
+//! hand.) Commands that a task starts get their Ctrl-C as ever; an [initializer](PoolBuilder::initializer) can set another handler.
 //!
 //! # Over hosts
 //!
@@ -93,6 +102,7 @@
 //! | `pool/gather` | results find their job, and what must be done again goes out anew |
 //! | `pool/callbacks` | the thread that calls the user's |
 //! | `pool/crew` | worker processes are started and replaced |
+//! | `pool/living` | pools that are still there when the program ends |
 //! | `pool/child`, `pool/time_limit` | what runs in them |
 //! | `pool/worker` | workers for another program's pool |
 
@@ -106,6 +116,7 @@ mod feed;
 mod gather;
 mod imap;
 mod job;
+mod living;
 mod pace;
 mod table;
 mod tasks;
@@ -145,8 +156,6 @@ const COUNT_AGAIN: Duration = Duration::from_millis(100);
 /// Processes that run tasks. See the [module](self).
 pub struct Pool {
     inner: Arc<Inner>,
-    /// Taken by whoever ends the pool.
-    parts: Mutex<Option<Parts>>,
     public: Option<Endpoint>,
     time_limit: Option<Duration>,
     retries: u32,
@@ -173,6 +182,10 @@ struct Inner {
     crew: Mutex<Option<Arc<Crew>>>,
     feeds: Mutex<Vec<Background>>,
     callbacks: Callbacks,
+    /// Taken by whoever ends the pool.
+    parts: Mutex<Option<Parts>>,
+    /// Since when it is known that no worker is there.
+    nobody_since: Mutex<Option<Instant>>,
 }
 
 /// Hands in what there is room for; whether that was the last.
@@ -242,20 +255,93 @@ impl Inner {
         let Some(patience) = self.patience else {
             return;
         };
-        let waited = self.table.out_for();
-        let nobody = || {
+        let somebody = || {
             let state = self.handle.state();
-            !state
-                .peers
-                .iter()
-                .any(|peer| peer.role == "worker" && peer.state == "live")
+            let mut peers = state.peers.iter();
+            peers.any(|peer| peer.role == "worker" && peer.state == "live")
         };
-        if waited.is_some_and(|waited| waited > patience) && nobody() {
+        let waited = self.table.out_for();
+        let mut since = self
+            .nobody_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.is_none() || somebody() {
+            *since = None;
+            return;
+        }
+        // Not only since something came back: a long call may have been running until its worker left.
+        let alone = since.get_or_insert_with(Instant::now).elapsed();
+        if waited.is_some_and(|waited| waited > patience) && alone > patience {
             self.table.end(&End::Nobody {
                 endpoint: self.endpoint.clone(),
                 waited: patience,
             });
         }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing is out: has the workers leave, and waits for that.
+    fn end_gently(&self) {
+        let mut parts = self.parts();
+        let Some(Parts {
+            ventilator,
+            gatherer,
+        }) = parts.take()
+        else {
+            return;
+        };
+        let crew = self.crew().clone();
+        if let Some(crew) = &crew {
+            crew.stop_replacing();
+        }
+        if let Err(error) = ventilator.finish() {
+            log::warn!("{error}");
+        }
+        if let Some(crew) = crew {
+            crew.join(Some(AFTER_THE_PILL));
+        }
+        end_thread(gatherer);
+    }
+
+    /// Kills what runs, and tells everybody who waits.
+    fn terminate(&self) {
+        self.table.end(&End::Ended(
+            "the pool was terminated before this was done".to_owned(),
+        ));
+        let crew = self.crew().take();
+        if let Some(crew) = crew {
+            crew.kill();
+        }
+        let mut parts = match self.parts.try_lock() {
+            Ok(parts) => parts,
+            Err(_) => {
+                // Another thread waits for the end in good order, which does not come when a worker was killed just now.
+                self.handle.halt(255);
+                self.parts()
+            }
+        };
+        if let Some(Parts {
+            ventilator,
+            gatherer,
+        }) = parts.take()
+        {
+            self.handle.kill();
+            // Halts, and waits for those of other hosts no longer than until they are silent.
+            drop(ventilator);
+            end_thread(gatherer);
+        }
+        drop(parts);
+        self.refill();
+        self.callbacks.end(false);
+    }
+}
+
+impl living::Living for Inner {
+    fn end(&self) {
+        self.terminate();
     }
 }
 
@@ -449,82 +535,42 @@ impl Pool {
         crew.map(|crew| crew.pids()).unwrap_or_default()
     }
 
-    /// No more tasks are taken. What was begun goes on: a `map` reads the rest of its items; an `imap` reads no more.
+    /// No more tasks are taken. What was begun goes on, as in Python: a `map` reads the rest of its items, and an `imap` goes on
+    /// reading its items as its results are taken, endless ones too.
     pub fn close(&self) {
         self.inner.table.close();
     }
 
     /// Closes the pool, waits until everything is done, callbacks too, and ends the workers. (Python wants `close` called before.)
     ///
-    /// The results of an `imap` that was not read to its end are not waited for beyond those that are being worked on.
+    /// An `imap` reads its items in the thread that takes its results, so nobody can wait for those that it has not read: what it has
+    /// read is waited for, and its results can still be taken; behind them it gives [`Error::Ended`] once and ends. **So read an
+    /// `imap` to its end before `join`** (in Python it may be read afterwards).
     ///
     /// # Errors
     /// [`Error::PoolStart`] or [`Error::NobodyThere`] when the pool had given up.
     pub fn join(&self) -> Result<()> {
         self.close();
-        self.inner.table.wait_idle();
-        let gave_up = match self.inner.table.ended() {
+        let joined = End::Ended(
+            "the pool has ended, as it was joined; read an imap to its end before that".to_owned(),
+        );
+        let gave_up = match self.inner.table.end_when_idle(&joined) {
             Some(end @ (End::Start { .. } | End::Nobody { .. })) => Err(end.error()),
             Some(End::Ended(_)) => Ok(()),
             None => {
-                self.end_gently();
+                self.inner.end_gently();
                 Ok(())
             }
         };
-        self.terminate();
+        self.inner.terminate();
         self.inner.callbacks.end(true);
         gave_up
     }
 
-    fn end_gently(&self) {
-        let mut parts = self.parts();
-        let Some(Parts {
-            ventilator,
-            gatherer,
-        }) = parts.take()
-        else {
-            return;
-        };
-        let crew = self.inner.crew().clone();
-        if let Some(crew) = &crew {
-            crew.stop_replacing();
-        }
-        if let Err(error) = ventilator.finish() {
-            log::warn!("{error}");
-        }
-        if let Some(crew) = crew {
-            crew.join(Some(AFTER_THE_PILL));
-        }
-        end_thread(gatherer);
-    }
-
-    /// Ends the pool now: what runs is killed, and everybody who waits gets [`Error::Ended`]. Returns when all processes of this host
-    /// have ended. After the end it does nothing.
+    /// Ends the pool now: what runs is killed, and everybody who waits gets [`Error::Ended`]; so does whoever reads an `imap`, once,
+    /// behind the results that were there. Returns when all processes of this host have ended. After the end it does nothing.
     pub fn terminate(&self) {
-        self.inner.table.end(&End::Ended(
-            "the pool was terminated before this was done".to_owned(),
-        ));
-        let crew = self.inner.crew().take();
-        if let Some(crew) = crew {
-            crew.kill();
-        }
-        let mut parts = self.parts();
-        if let Some(Parts {
-            ventilator,
-            gatherer,
-        }) = parts.take()
-        {
-            self.inner.handle.kill();
-            // Halts, and waits for those of other hosts no longer than until they are silent.
-            drop(ventilator);
-            end_thread(gatherer);
-        }
-        self.inner.refill();
-        self.inner.callbacks.end(false);
-    }
-
-    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.terminate();
     }
 }
 

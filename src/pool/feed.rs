@@ -95,7 +95,12 @@ where
     /// # Errors
     /// When the pool has ended.
     pub(super) fn fill(&mut self, held: u64) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
         let workers = self.pool.workers();
+        // Items that cannot be sent have come back already, and nobody has looked at them.
+        let mut held = held;
         while !self.ended {
             let room = self.job.room(workers);
             let mut open = room.window.saturating_sub(room.calls + held);
@@ -112,7 +117,11 @@ where
             let since = Instant::now();
             let mut slow = false;
             while open > 0 && !self.ended && group.len() < GROUP {
+                let given = self.given;
                 let Some(draft) = self.next_chunk(workers) else {
+                    let lost = self.given - given;
+                    held += lost;
+                    open = open.saturating_sub(lost);
                     continue;
                 };
                 bytes += draft.len as u64;
@@ -127,20 +136,21 @@ where
                 }
             }
             self.slow = slow;
+            if group.is_empty() && self.ended {
+                break;
+            }
             let group = self.entries(group);
             let handed: u64 = group.iter().map(|entry| u64::from(entry.calls)).sum();
             self.pool
                 .table
                 .hand_in(group, false)
                 .map_err(|end| end.error())?;
-            if self.ended {
-                self.job.set_total(self.given);
-            }
             // Who waits for results would rather have these than more items.
-            if slow && room.calls + held + handed >= few {
+            if !self.ended && slow && room.calls + held + handed >= few {
                 return Ok(());
             }
         }
+        self.job.set_total(self.given);
         Ok(())
     }
 
