@@ -102,6 +102,7 @@
 //! | `pool/gather` | results find their job, and what must be done again goes out anew |
 //! | `pool/callbacks` | the thread that calls the user's |
 //! | `pool/crew` | worker processes are started and replaced |
+//! | `pool/inner` | what all of these share, and how a pool ends |
 //! | `pool/living` | pools that are still there when the program ends |
 //! | `pool/child`, `pool/time_limit` | what runs in them |
 //! | `pool/worker` | workers for another program's pool |
@@ -115,6 +116,7 @@ mod crew;
 mod feed;
 mod gather;
 mod imap;
+mod inner;
 mod job;
 mod living;
 mod pace;
@@ -124,11 +126,8 @@ mod time_limit;
 mod worker;
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use async_result::AsyncResult;
 pub use builder::PoolBuilder;
@@ -136,22 +135,12 @@ pub use imap::{Imap, ImapOf, Single};
 pub use tasks::Tasks;
 pub use worker::PoolWorker;
 
-use callbacks::Callbacks;
-use crew::Crew;
-use job::{End, Job, OnDone};
-use table::Table;
+use inner::Inner;
+use job::End;
 
 use crate::error::{Error, Result};
-use crate::hub::host::Orders;
-use crate::pipeline::{Ventilator, VentilatorHandle};
 use crate::registry::Task;
-use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
-
-/// Workers that have had their pill have so long to end.
-const AFTER_THE_PILL: Duration = Duration::from_secs(5);
-/// How old the number of workers may be.
-const COUNT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Processes that run tasks. See the [module](self).
 pub struct Pool {
@@ -159,190 +148,6 @@ pub struct Pool {
     public: Option<Endpoint>,
     time_limit: Option<Duration>,
     retries: u32,
-}
-
-struct Parts {
-    ventilator: Ventilator<Body>,
-    gatherer: JoinHandle<()>,
-}
-
-/// What the pool's threads and its jobs share.
-struct Inner {
-    table: Arc<Table>,
-    orders: Arc<Orders>,
-    handle: VentilatorHandle,
-    /// Processes of our own.
-    local: u32,
-    /// Workers in all, and when they were counted.
-    seen: AtomicU32,
-    seen_at: Mutex<Option<Instant>>,
-    /// How long tasks wait for workers of others, when there are no others.
-    patience: Option<Duration>,
-    endpoint: String,
-    crew: Mutex<Option<Arc<Crew>>>,
-    feeds: Mutex<Vec<Background>>,
-    callbacks: Callbacks,
-    /// Taken by whoever ends the pool.
-    parts: Mutex<Option<Parts>>,
-    /// Since when it is known that no worker is there.
-    nobody_since: Mutex<Option<Instant>>,
-}
-
-/// Hands in what there is room for; whether that was the last.
-type Background = Box<dyn FnMut() -> bool + Send>;
-
-impl Inner {
-    fn crew(&self) -> MutexGuard<'_, Option<Arc<Crew>>> {
-        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn feeds(&self) -> MutexGuard<'_, Vec<Background>> {
-        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many workers there are, about.
-    fn workers(&self) -> u32 {
-        if self.endpoint.is_empty() {
-            return self.local;
-        }
-        let mut seen_at = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen_at.is_none_or(|at| at.elapsed() > COUNT_AGAIN) {
-            *seen_at = Some(Instant::now());
-            let state = self.handle.state();
-            let workers = state.peers.iter().filter(|peer| peer.role == "worker");
-            self.seen
-                .store(self.local.max(workers.count() as u32), Ordering::Relaxed);
-        }
-        self.seen.load(Ordering::Relaxed).max(1)
-    }
-
-    fn how_it_died(&self, pid: u32, host: &str) -> String {
-        let crew = self.crew().clone();
-        crew.and_then(|crew| crew.how_it_died(pid, host))
-            .unwrap_or_else(|| "died".to_owned())
-    }
-
-    fn feed_in_background(&self, feed: Background) {
-        self.feeds().push(feed);
-        // What was handed in before may have come back already.
-        self.refill();
-    }
-
-    /// Hands in more of those jobs that nobody waits for.
-    fn refill(&self) {
-        let mut feeds = self.feeds();
-        if feeds.is_empty() {
-            return;
-        }
-        // The user's own code is in it: how items are encoded.
-        feeds.retain_mut(|feed| !catch_unwind(AssertUnwindSafe(feed)).unwrap_or(true));
-    }
-
-    /// A function as a job's callback.
-    fn callback(self: &Arc<Self>, call: impl FnOnce(&Arc<Job>) + Send + 'static) -> OnDone {
-        let this = Arc::downgrade(self);
-        Box::new(move |job| {
-            let job = Arc::clone(job);
-            match this.upgrade() {
-                Some(inner) => inner.callbacks.call(Box::new(move || call(&job))),
-                None => call(&job),
-            }
-        })
-    }
-
-    /// Whether tasks have waited for too long while nobody was there.
-    fn check_patience(&self) {
-        let Some(patience) = self.patience else {
-            return;
-        };
-        let somebody = || {
-            let state = self.handle.state();
-            let mut peers = state.peers.iter();
-            peers.any(|peer| peer.role == "worker" && peer.state == "live")
-        };
-        let waited = self.table.out_for();
-        let mut since = self
-            .nobody_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.is_none() || somebody() {
-            *since = None;
-            return;
-        }
-        // Not only since something came back: a long call may have been running until its worker left.
-        let alone = since.get_or_insert_with(Instant::now).elapsed();
-        if waited.is_some_and(|waited| waited > patience) && alone > patience {
-            self.table.end(&End::Nobody {
-                endpoint: self.endpoint.clone(),
-                waited: patience,
-            });
-        }
-    }
-
-    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Nothing is out: has the workers leave, and waits for that.
-    fn end_gently(&self) {
-        let mut parts = self.parts();
-        let Some(Parts {
-            ventilator,
-            gatherer,
-        }) = parts.take()
-        else {
-            return;
-        };
-        let crew = self.crew().clone();
-        if let Some(crew) = &crew {
-            crew.stop_replacing();
-        }
-        if let Err(error) = ventilator.finish() {
-            log::warn!("{error}");
-        }
-        if let Some(crew) = crew {
-            crew.join(Some(AFTER_THE_PILL));
-        }
-        end_thread(gatherer);
-    }
-
-    /// Kills what runs, and tells everybody who waits.
-    fn terminate(&self) {
-        self.table.end(&End::Ended(
-            "the pool was terminated before this was done".to_owned(),
-        ));
-        let crew = self.crew().take();
-        if let Some(crew) = crew {
-            crew.kill();
-        }
-        let mut parts = match self.parts.try_lock() {
-            Ok(parts) => parts,
-            Err(_) => {
-                // Another thread waits for the end in good order, which does not come when a worker was killed just now.
-                self.handle.halt(255);
-                self.parts()
-            }
-        };
-        if let Some(Parts {
-            ventilator,
-            gatherer,
-        }) = parts.take()
-        {
-            self.handle.kill();
-            // Halts, and waits for those of other hosts no longer than until they are silent.
-            drop(ventilator);
-            end_thread(gatherer);
-        }
-        drop(parts);
-        self.refill();
-        self.callbacks.end(false);
-    }
-}
-
-impl living::Living for Inner {
-    fn end(&self) {
-        self.terminate();
-    }
 }
 
 impl Pool {
@@ -571,12 +376,6 @@ impl Pool {
     /// behind the results that were there. Returns when all processes of this host have ended. After the end it does nothing.
     pub fn terminate(&self) {
         self.inner.terminate();
-    }
-}
-
-fn end_thread(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        log::error!("a thread of the pool panicked");
     }
 }
 

@@ -181,8 +181,8 @@ fn idle_workers_that_are_killed_are_replaced() -> Outcome {
 /// This process's limit of descriptors while none can be opened; it is as before when this is dropped.
 struct NoDescriptors(Rlimit);
 
-/// All descriptors below this number are taken before there is a pool, and none above is allowed when they are to run out. (It is
-/// larger than the number of those that are polled at once.)
+/// All descriptors below this number are taken before there is a pool, and none above is allowed when they run out. (It is larger
+/// than the number of those that are polled at once.)
 const FEW: u64 = 24;
 
 impl NoDescriptors {
@@ -217,13 +217,23 @@ impl Drop for NoDescriptors {
     }
 }
 
+/// Waits until both workers of a pool have made calls. (One that could not connect, for want of a descriptor, would not be there.)
+fn both_work(pool: &Pool) -> Outcome {
+    until("both workers", || {
+        let mut pids = pool.tasks(nap).chunksize(1).map(vec![5; 4])?;
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids.len() == 2)
+    })
+}
+
 fn goes_on_with_the_others() -> Outcome {
     let _taken = NoDescriptors::prepare()?;
     let pool = Pool::builder()
         .workers(2)
         .patience(Duration::from_millis(50))
         .start()?;
-    pool.map(square, 0..1_000)?;
+    both_work(&pool)?;
     let before = pool.pids();
     let none = NoDescriptors::run_out()?;
     kill(before[0]);
@@ -242,7 +252,7 @@ fn goes_on_with_the_others() -> Outcome {
 fn waits_until_there_are_some_again() -> Outcome {
     let _taken = NoDescriptors::prepare()?;
     let pool = Pool::builder().workers(2).patience(LONG).start()?;
-    pool.map(square, 0..1_000)?;
+    both_work(&pool)?;
     let none = NoDescriptors::run_out()?;
     pool.pids().into_iter().for_each(kill);
     until("their deaths", || Ok(pool.pids().is_empty()))?;
@@ -260,7 +270,7 @@ fn says_why_when_there_are_none_for_too_long() -> Outcome {
         .workers(2)
         .patience(Duration::from_millis(200))
         .start()?;
-    pool.map(square, 0..1_000)?;
+    both_work(&pool)?;
     let none = NoDescriptors::run_out()?;
     let waiting = pool.map_async(nap, vec![600_000; 10])?;
     pool.pids().into_iter().for_each(kill);
@@ -282,12 +292,26 @@ fn says_why_when_there_are_none_for_too_long() -> Outcome {
     Ok(())
 }
 
+fn refuses_more_than_there_is_room_for() -> Outcome {
+    let limit = Rlimit {
+        current: Some(200),
+        maximum: Some(200),
+    };
+    setrlimit(Resource::Nofile, limit)?;
+    let error = Pool::new(100).expect_err("they have no room");
+    assert!(matches!(error, Error::Start { .. }), "{error:?}");
+    let pool = Pool::new(10)?;
+    assert_eq!(pool.map(square, 0..10_000)?.len(), 10_000);
+    Ok(pool.join()?)
+}
+
 /// Runs one of these in a process of its own: limits are those of a process.
 #[procession::task]
 fn with_limits(which: String) -> Result<(), String> {
     let outcome = match &*which {
         "goes on" => goes_on_with_the_others(),
         "waits" => waits_until_there_are_some_again(),
+        "refuses" => refuses_more_than_there_is_room_for(),
         _ => says_why_when_there_are_none_for_too_long(),
     };
     outcome.map_err(|error| error.to_string())
@@ -306,6 +330,11 @@ fn tasks_wait_while_no_worker_can_be_started_for_a_moment() -> Outcome {
 #[test]
 fn tasks_fail_and_say_why_when_no_worker_can_be_started_for_too_long() -> Outcome {
     in_time(|| value(&Process::spawn(with_limits, ("says why".to_owned(),))?))
+}
+
+#[test]
+fn a_pool_of_more_workers_than_descriptors_allow_is_refused() -> Outcome {
+    in_time(|| value(&Process::spawn(with_limits, ("refuses".to_owned(),))?))
 }
 
 /// Succeeds in the first worker. In others it fails, when there is a file of that name.

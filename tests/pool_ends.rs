@@ -349,6 +349,38 @@ fn a_pool_that_is_not_dropped_is_terminated_at_the_end_of_its_program() -> Outco
     })
 }
 
+/// Ends while it has workers for another program's pool.
+#[procession::task]
+fn lend_workers(endpoint: String, enough: Queue<()>) -> Result<()> {
+    thread::spawn(move || Pool::worker(&endpoint).workers(2).run());
+    enough.get()?;
+    std::process::exit(0)
+}
+
+#[test]
+fn a_program_that_ends_with_workers_for_another_one_leaves_nothing() -> Outcome {
+    in_time(|| {
+        let runtime = tempfile::tempdir()?;
+        let pool = Pool::builder()
+            .workers(0)
+            .bind("tcp://127.0.0.1:*")
+            .start()?;
+        let endpoint = pool.endpoint().ok_or("it is bound")?.to_string();
+        let enough = Queue::new()?;
+        let lender = Process::builder()
+            .env("XDG_RUNTIME_DIR", runtime.path())
+            .spawn(lend_workers, (endpoint, enough.clone()))?;
+        let worker = pool.apply(nap, (0,))?;
+        assert!(!left_in(runtime.path())?.is_empty());
+        enough.put(())?;
+        value(&lender)?;
+        until("the worker's end", || Ok(!is_alive(worker)))?;
+        let left = left_in(runtime.path())?;
+        assert!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+}
+
 #[procession::task]
 fn make_a_queue() -> Result<()> {
     Queue::<u64>::new().map(drop)

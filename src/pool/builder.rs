@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 
+use super::Pool;
 use super::callbacks::Callbacks;
 use super::child::Orders;
 use super::crew::{Crew, Settings};
 use super::gather::{deal_with, watch};
+use super::inner::{Inner, Parts};
 use super::job::End;
 use super::living;
 use super::table::Table;
-use super::{Inner, Parts, Pool};
 use crate::error::{Error, Result};
 use crate::pipeline::{Sink, Ventilator, random_id};
 use crate::registry::Task;
@@ -88,7 +89,8 @@ impl Default for PoolBuilder {
 
 impl PoolBuilder {
     /// How many processes (as many as this process may use processors). With [`bind`](Self::bind) it may be 0: all work is done by
-    /// workers of other programs.
+    /// workers of other programs. Each costs about ten descriptors here, so with a hard limit of 1,024 (`ulimit -Hn`) there may be a
+    /// hundred of them.
     #[doc(alias = "processes")]
     pub const fn workers(mut self, workers: u32) -> Self {
         self.workers = Some(workers);

@@ -10,7 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::AFTER_THE_PILL;
+use rustix::process::{Resource, getrlimit};
+
 use super::child::{ChildEnd, Orders, pool_worker};
 use super::living::Living;
 use crate::error::{Error, Result};
@@ -26,10 +27,34 @@ const EARLY_DEATHS: u32 = 10;
 const BRIEF: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Workers that have had their pill have so long to end.
+pub(super) const AFTER_THE_PILL: Duration = Duration::from_secs(5);
 /// The ends of so many processes are remembered.
 const REMEMBERED: usize = 256;
 /// How long to wait for the word of how a process ended whose connection has just been closed.
 const UNTIL_REAPED: Duration = Duration::from_secs(1);
+
+/// What a worker costs here, in descriptors: two for its process, the others for its lane and its connections.
+const DESCRIPTORS: u64 = 10;
+/// So many are left for whatever else this program does.
+const SPARE: u64 = 16;
+
+/// Whether there are descriptors for so many workers more. A worker that is started with the last ones could not connect, and
+/// libzmq ends the program when it cannot accept a connection for want of one.
+fn check_descriptors(workers: u64) -> std::io::Result<()> {
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return Ok(());
+    };
+    let open = match std::fs::read_dir("/proc/self/fd") {
+        Ok(open) => open.count() as u64,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match open + workers * DESCRIPTORS + SPARE > limit {
+        true => Err(rustix::io::Errno::MFILE.into()),
+        false => Ok(()),
+    }
+}
 
 /// What a crew needs to know.
 pub(super) struct Settings {
@@ -120,6 +145,10 @@ impl Crew {
             shared,
             places: Mutex::default(),
         };
+        check_descriptors(workers.into()).map_err(|source| Error::Start {
+            name: format!("{}-1 (of {workers})", crew.shared.settings.name),
+            source,
+        })?;
         for _ in 0..workers {
             // Dropped half-way, the crew ends those that were started.
             let member = crew.shared.spawn()?;
@@ -307,12 +336,25 @@ impl Shared {
         Ok(member)
     }
 
+    /// Whether there is room for one worker more, beside those that have not joined yet.
+    fn check_room(&self) -> Result<()> {
+        let joining = {
+            let state = self.state();
+            let joining = |member: &&Member| member.stage() < Stage::Joined;
+            state.alive.iter().filter(joining).count() as u64
+        };
+        check_descriptors(joining + 1).map_err(|source| Error::Start {
+            name: self.settings.name.clone(),
+            source,
+        })
+    }
+
     /// The next process of a place, tried for again and again: what has run out may be there again in a moment. `None` when the crew
     /// ends or gives up.
     fn spawn_patiently(&self) -> Option<Member> {
         let mut pause = Duration::ZERO;
         loop {
-            let error = match self.spawn() {
+            let error = match self.check_room().and_then(|()| self.spawn()) {
                 Ok(member) => return Some(member),
                 Err(error) => error,
             };

@@ -6,12 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Pool;
 use super::async_result::AsyncResult;
 use super::chunk::Manner;
 use super::feed::Feed;
 use super::imap::{Imap, ImapOf, Single};
+use super::inner::Inner;
 use super::job::{End, Job, OnDone, Reader, Rules};
-use super::{Inner, Pool};
 use crate::error::{Error, Result};
 use crate::pipeline::panic_text;
 use crate::registry::Task;
@@ -342,7 +343,7 @@ impl<'p, T: Task> Tasks<'p, T> {
         let inner = self.inner();
         inner.table.check_open().map_err(|end| end.error())?;
         let job = self.job(self.chunksize, None);
-        let feed = Feed::new(Arc::clone(inner), Arc::clone(&job), items);
+        let feed = Feed::new(Arc::clone(inner), Arc::clone(&job), items).lazy();
         Ok(Imap::new(feed, job, ordered))
     }
 }
