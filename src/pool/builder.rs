@@ -212,6 +212,7 @@ impl PoolBuilder {
             feeds: Mutex::default(),
             callbacks: Callbacks::default(),
             parts: Mutex::default(),
+            terminating: Mutex::default(),
             nobody_since: Mutex::default(),
         });
         // A program that ends while this pool is there ends it.

@@ -39,8 +39,7 @@ const DESCRIPTORS: u64 = 10;
 /// So many are left for whatever else this program does.
 const SPARE: u64 = 16;
 
-/// Whether there are descriptors for so many workers more. A worker that is started with the last ones could not connect, and
-/// libzmq ends the program when it cannot accept a connection for want of one.
+/// Whether there are descriptors for so many workers more: one that is started with the last ones could not connect.
 fn check_descriptors(workers: u64) -> std::io::Result<()> {
     let Some(limit) = getrlimit(Resource::Nofile).current else {
         return Ok(());

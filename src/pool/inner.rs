@@ -42,6 +42,8 @@ pub(super) struct Inner {
     pub(super) callbacks: Callbacks,
     /// Taken by whoever ends the pool.
     pub(super) parts: Mutex<Option<Parts>>,
+    /// Held by whoever terminates the pool: others wait until that is done, or the program might end before.
+    pub(super) terminating: Mutex<()>,
     /// Since when it is known that no worker is there.
     pub(super) nobody_since: Mutex<Option<Instant>>,
 }
@@ -172,9 +174,14 @@ impl Inner {
         self.table.end(&End::Ended(
             "the pool was terminated before this was done".to_owned(),
         ));
+        let _one = self
+            .terminating
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let crew = self.crew().take();
         if let Some(crew) = crew {
-            crew.kill();
+            // Its folder as well: somebody else may have the crew in hand.
+            crew.end();
         }
         let mut parts = match self.parts.try_lock() {
             Ok(parts) => parts,
