@@ -52,7 +52,8 @@
 //! | a call panics, or returns `Err` | that is its result: [`Error::TaskFailed`] with the message, and where. The other calls of its chunk have their values |
 //! | a worker is killed, or runs out of memory | it is replaced at once, and what it had is run again, [`retries`](PoolBuilder::retries) times at most, alone on a worker; then it is [`Error::WorkerDied`], with the signal. (Python's `Pool` waits for ever.) So a call may run more than once |
 //! | a call takes longer than its [`time_limit`](Tasks::time_limit) | its worker is killed and replaced; the call is [`Error::TaskTimedOut`] |
-//! | the initializer fails, or workers die before they are ready, again and again | the pool gives up: [`Error::PoolStart`] for everybody who waits |
+//! | a worker cannot be replaced, because descriptors, processes or memory have run out | it is tried again, up to a second apart, and the other workers go on. When there is none at all for [`patience`](PoolBuilder::patience), the pool gives up: [`Error::PoolStart`] with the system's reason for everybody who waits |
+//! | the initializer fails, or workers die before they are ready, again and again | when no other worker is there, the pool gives up: [`Error::PoolStart`] for everybody who waits |
 //! | the pool is dropped or terminated | [`Error::Ended`] for everybody who waits |
 //! | a worker on another host is not heard for three heartbeats | its calls are made elsewhere |
 //!
@@ -60,6 +61,14 @@
 //!
 //! [`join`](Pool::join) waits until everything is done. Dropped, a pool is [terminated](Pool::terminate), as by Python's `with`: what
 //! runs is killed. Either way no process is left, and neither waits for ever.
+//!
+//! One that is not dropped (in a `static`, leaked, forgotten) is terminated when the program ends: behind `main`, before its other
+//! children are waited for, and at `std::process::exit`. When the program is killed, its workers end at once, and what it left in the
+//! [private directory](crate::wire::runtime_dir) is removed by the next program that makes a pool or a queue.
+//!
+//! Workers do not end by Ctrl-C, which a terminal sends to them as well: the program decides. If it has no handler it ends, and its
+//! workers with it; if it has one, what runs goes on until the program terminates the pool. (In Python an initializer does that by
+//! hand.) Commands that a task starts get their Ctrl-C as ever; an [initializer](PoolBuilder::initializer) can set another handler.
 //!
 //! # Over hosts
 //!
@@ -93,6 +102,8 @@
 //! | `pool/gather` | results find their job, and what must be done again goes out anew |
 //! | `pool/callbacks` | the thread that calls the user's |
 //! | `pool/crew` | worker processes are started and replaced |
+//! | `pool/inner` | what all of these share, and how a pool ends |
+//! | `pool/living` | pools that are still there when the program ends |
 //! | `pool/child`, `pool/time_limit` | what runs in them |
 //! | `pool/worker` | workers for another program's pool |
 
@@ -105,7 +116,9 @@ mod crew;
 mod feed;
 mod gather;
 mod imap;
+mod inner;
 mod job;
+mod living;
 mod pace;
 mod table;
 mod tasks;
@@ -113,11 +126,8 @@ mod time_limit;
 mod worker;
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use async_result::AsyncResult;
 pub use builder::PoolBuilder;
@@ -125,138 +135,19 @@ pub use imap::{Imap, ImapOf, Single};
 pub use tasks::Tasks;
 pub use worker::PoolWorker;
 
-use callbacks::Callbacks;
-use crew::Crew;
-use job::{End, Job, OnDone};
-use table::Table;
+use inner::Inner;
+use job::End;
 
 use crate::error::{Error, Result};
-use crate::hub::host::Orders;
-use crate::pipeline::{Ventilator, VentilatorHandle};
 use crate::registry::Task;
-use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
-
-/// Workers that have had their pill have so long to end.
-const AFTER_THE_PILL: Duration = Duration::from_secs(5);
-/// How old the number of workers may be.
-const COUNT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Processes that run tasks. See the [module](self).
 pub struct Pool {
     inner: Arc<Inner>,
-    /// Taken by whoever ends the pool.
-    parts: Mutex<Option<Parts>>,
     public: Option<Endpoint>,
     time_limit: Option<Duration>,
     retries: u32,
-}
-
-struct Parts {
-    ventilator: Ventilator<Body>,
-    gatherer: JoinHandle<()>,
-}
-
-/// What the pool's threads and its jobs share.
-struct Inner {
-    table: Arc<Table>,
-    orders: Arc<Orders>,
-    handle: VentilatorHandle,
-    /// Processes of our own.
-    local: u32,
-    /// Workers in all, and when they were counted.
-    seen: AtomicU32,
-    seen_at: Mutex<Option<Instant>>,
-    /// How long tasks wait for workers of others, when there are no others.
-    patience: Option<Duration>,
-    endpoint: String,
-    crew: Mutex<Option<Arc<Crew>>>,
-    feeds: Mutex<Vec<Background>>,
-    callbacks: Callbacks,
-}
-
-/// Hands in what there is room for; whether that was the last.
-type Background = Box<dyn FnMut() -> bool + Send>;
-
-impl Inner {
-    fn crew(&self) -> MutexGuard<'_, Option<Arc<Crew>>> {
-        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn feeds(&self) -> MutexGuard<'_, Vec<Background>> {
-        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many workers there are, about.
-    fn workers(&self) -> u32 {
-        if self.endpoint.is_empty() {
-            return self.local;
-        }
-        let mut seen_at = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen_at.is_none_or(|at| at.elapsed() > COUNT_AGAIN) {
-            *seen_at = Some(Instant::now());
-            let state = self.handle.state();
-            let workers = state.peers.iter().filter(|peer| peer.role == "worker");
-            self.seen
-                .store(self.local.max(workers.count() as u32), Ordering::Relaxed);
-        }
-        self.seen.load(Ordering::Relaxed).max(1)
-    }
-
-    fn how_it_died(&self, pid: u32, host: &str) -> String {
-        let crew = self.crew().clone();
-        crew.and_then(|crew| crew.how_it_died(pid, host))
-            .unwrap_or_else(|| "died".to_owned())
-    }
-
-    fn feed_in_background(&self, feed: Background) {
-        self.feeds().push(feed);
-        // What was handed in before may have come back already.
-        self.refill();
-    }
-
-    /// Hands in more of those jobs that nobody waits for.
-    fn refill(&self) {
-        let mut feeds = self.feeds();
-        if feeds.is_empty() {
-            return;
-        }
-        // The user's own code is in it: how items are encoded.
-        feeds.retain_mut(|feed| !catch_unwind(AssertUnwindSafe(feed)).unwrap_or(true));
-    }
-
-    /// A function as a job's callback.
-    fn callback(self: &Arc<Self>, call: impl FnOnce(&Arc<Job>) + Send + 'static) -> OnDone {
-        let this = Arc::downgrade(self);
-        Box::new(move |job| {
-            let job = Arc::clone(job);
-            match this.upgrade() {
-                Some(inner) => inner.callbacks.call(Box::new(move || call(&job))),
-                None => call(&job),
-            }
-        })
-    }
-
-    /// Whether tasks have waited for too long while nobody was there.
-    fn check_patience(&self) {
-        let Some(patience) = self.patience else {
-            return;
-        };
-        let waited = self.table.out_for();
-        let nobody = || {
-            let state = self.handle.state();
-            !state
-                .peers
-                .iter()
-                .any(|peer| peer.role == "worker" && peer.state == "live")
-        };
-        if waited.is_some_and(|waited| waited > patience) && nobody() {
-            self.table.end(&End::Nobody {
-                endpoint: self.endpoint.clone(),
-                waited: patience,
-            });
-        }
-    }
 }
 
 impl Pool {
@@ -449,88 +340,42 @@ impl Pool {
         crew.map(|crew| crew.pids()).unwrap_or_default()
     }
 
-    /// No more tasks are taken. What was begun goes on: a `map` reads the rest of its items; an `imap` reads no more.
+    /// No more tasks are taken. What was begun goes on, as in Python: a `map` reads the rest of its items, and an `imap` goes on
+    /// reading its items as its results are taken, endless ones too.
     pub fn close(&self) {
         self.inner.table.close();
     }
 
     /// Closes the pool, waits until everything is done, callbacks too, and ends the workers. (Python wants `close` called before.)
     ///
-    /// The results of an `imap` that was not read to its end are not waited for beyond those that are being worked on.
+    /// An `imap` reads its items in the thread that takes its results, so nobody can wait for those that it has not read: what it has
+    /// read is waited for, and its results can still be taken; behind them it gives [`Error::Ended`] once and ends. **So read an
+    /// `imap` to its end before `join`** (in Python it may be read afterwards).
     ///
     /// # Errors
     /// [`Error::PoolStart`] or [`Error::NobodyThere`] when the pool had given up.
     pub fn join(&self) -> Result<()> {
         self.close();
-        self.inner.table.wait_idle();
-        let gave_up = match self.inner.table.ended() {
+        let joined = End::Ended(
+            "the pool has ended, as it was joined; read an imap to its end before that".to_owned(),
+        );
+        let gave_up = match self.inner.table.end_when_idle(&joined) {
             Some(end @ (End::Start { .. } | End::Nobody { .. })) => Err(end.error()),
             Some(End::Ended(_)) => Ok(()),
             None => {
-                self.end_gently();
+                self.inner.end_gently();
                 Ok(())
             }
         };
-        self.terminate();
+        self.inner.terminate();
         self.inner.callbacks.end(true);
         gave_up
     }
 
-    fn end_gently(&self) {
-        let mut parts = self.parts();
-        let Some(Parts {
-            ventilator,
-            gatherer,
-        }) = parts.take()
-        else {
-            return;
-        };
-        let crew = self.inner.crew().clone();
-        if let Some(crew) = &crew {
-            crew.stop_replacing();
-        }
-        if let Err(error) = ventilator.finish() {
-            log::warn!("{error}");
-        }
-        if let Some(crew) = crew {
-            crew.join(Some(AFTER_THE_PILL));
-        }
-        end_thread(gatherer);
-    }
-
-    /// Ends the pool now: what runs is killed, and everybody who waits gets [`Error::Ended`]. Returns when all processes of this host
-    /// have ended. After the end it does nothing.
+    /// Ends the pool now: what runs is killed, and everybody who waits gets [`Error::Ended`]; so does whoever reads an `imap`, once,
+    /// behind the results that were there. Returns when all processes of this host have ended. After the end it does nothing.
     pub fn terminate(&self) {
-        self.inner.table.end(&End::Ended(
-            "the pool was terminated before this was done".to_owned(),
-        ));
-        let crew = self.inner.crew().take();
-        if let Some(crew) = crew {
-            crew.kill();
-        }
-        let mut parts = self.parts();
-        if let Some(Parts {
-            ventilator,
-            gatherer,
-        }) = parts.take()
-        {
-            self.inner.handle.kill();
-            // Halts, and waits for those of other hosts no longer than until they are silent.
-            drop(ventilator);
-            end_thread(gatherer);
-        }
-        self.inner.refill();
-        self.inner.callbacks.end(false);
-    }
-
-    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn end_thread(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        log::error!("a thread of the pool panicked");
+        self.inner.terminate();
     }
 }
 

@@ -59,7 +59,8 @@
 //! ([`Builder::daemon`]) is what [`#[procession::main]`](macro@crate::main) does at the end: it joins the others, and ends the
 //! daemons. So **join a daemon before `main` ends** if what it does matters. A daemon may have no children.
 //!
-//! Ctrl-C on a terminal reaches parent and children alike, as they are one process group. [`Process`] handles can be dropped: the
+//! Ctrl-C on a terminal reaches parent and children alike, as they are one process group (a pool's workers leave it to their
+//! parent). [`Process`] handles can be dropped: the
 //! child goes on.
 //!
 //! # Cost

@@ -1,7 +1,7 @@
 //! A pool of processes: what each verb gives, and that nothing that happens to a worker is felt by anybody but its task.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,21 +56,6 @@ fn unlucky(n: u64) -> u64 {
         thread::sleep(LONG);
     }
     n
-}
-
-#[procession::task]
-fn exits(code: i32) {
-    std::process::exit(code);
-}
-
-/// Kills its process the first time, by a file that says that it was here.
-#[procession::task]
-fn dies_once(path: String) -> u32 {
-    if std::fs::File::create_new(&path).is_ok() {
-        kill_process(getpid(), Signal::KILL).expect("a signal to oneself");
-        thread::sleep(LONG);
-    }
-    std::process::id()
 }
 
 /// Sleeps for ever when `n` is 5.
@@ -368,126 +353,6 @@ fn a_pool_inside_a_worker_is_a_clear_error() -> Result<()> {
     Ok(())
 }
 
-// ---- workers that die ----
-
-#[test]
-fn a_task_that_kills_its_worker_fails_alone_and_says_of_what() -> Result<()> {
-    let pool = Pool::new(2)?;
-    let results: Vec<_> = pool.imap(unlucky, 0..500)?.collect();
-    assert_eq!(results.len(), 500);
-    for (n, result) in (0u64..).zip(results) {
-        match result {
-            Ok(value) => assert_eq!(value, n),
-            Err(error) => {
-                assert_eq!(n, 13);
-                let text = error.to_string();
-                assert!(
-                    text.contains("signal 9 (") && text.contains("attempt 3"),
-                    "{text}"
-                );
-            }
-        }
-    }
-    assert_eq!(pool.apply(square, (3,))?, 9);
-    Ok(())
-}
-
-#[test]
-fn an_exit_is_a_death_and_its_code_is_told() -> Result<()> {
-    let pool = Pool::builder().workers(1).retries(0).start()?;
-    let error = pool.apply(exits, (7,)).expect_err("it exits");
-    assert!(error.to_string().contains("exited with code 7"), "{error}");
-    assert!(
-        matches!(error, Error::WorkerDied { attempt: 1, .. }),
-        "{error:?}"
-    );
-    Ok(())
-}
-
-#[test]
-fn a_task_is_run_again_after_a_death() -> Result<()> {
-    let folder = tempfile::tempdir().expect("a folder");
-    let pool = Pool::new(1)?;
-    let before = pool.pids();
-    let path = folder.path().join("was here").display().to_string();
-    let pid = pool.apply(dies_once, (path,))?;
-    assert!(!before.contains(&pid));
-    Ok(())
-}
-
-#[test]
-fn workers_killed_in_turn_and_all_at_once_cost_no_result() -> Result<()> {
-    let pool = Pool::builder().workers(3).retries(1_000).start()?;
-    let stop = AtomicBool::new(false);
-    let done = AtomicU64::new(0);
-    thread::scope(|scope| -> Result<()> {
-        let pool = &pool;
-        let stop = &stop;
-        let done = &done;
-        let killer = scope.spawn(move || {
-            let mut deaths = 0;
-            let mut before = 0;
-            while !stop.load(Ordering::Relaxed) {
-                // However slow the machine is: between two deaths something is done.
-                let now = done.load(Ordering::Relaxed);
-                if now < before + 50 {
-                    thread::sleep(Duration::from_millis(1));
-                    continue;
-                }
-                before = now;
-                let pids = pool.pids();
-                if deaths % 4 == 3 {
-                    pids.iter().for_each(|&pid| kill(pid));
-                } else if let Some(&pid) = pids.first() {
-                    kill(pid);
-                }
-                deaths += 1;
-                thread::sleep(Duration::from_millis(30));
-            }
-            deaths
-        });
-        let calls = || -> Result<()> {
-            for chunksize in [1, 100] {
-                let results = pool.tasks(square).chunksize(chunksize).imap(0..20_000)?;
-                let mut expected = 0u64;
-                for result in results {
-                    assert_eq!(result?, expected * expected);
-                    expected += 1;
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-                assert_eq!(expected, 20_000);
-            }
-            for result in pool.tasks(nap).chunksize(1).imap_unordered(vec![2; 600])? {
-                result?;
-                done.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
-        };
-        let outcome = calls();
-        stop.store(true, Ordering::Relaxed);
-        let deaths = killer.join().expect("no panic");
-        outcome?;
-        assert!(deaths > 5, "{deaths} deaths are a poor test");
-        Ok(())
-    })?;
-    pool.join()
-}
-
-#[test]
-fn idle_workers_that_are_killed_are_replaced() -> Result<()> {
-    let pool = Pool::new(2)?;
-    pool.map(square, 0..100)?;
-    let before = pool.pids();
-    assert_eq!(before.len(), 2);
-    before.iter().for_each(|&pid| kill(pid));
-    until("two new workers", || {
-        let now = pool.pids();
-        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
-    });
-    assert_eq!(pool.apply(square, (5,))?, 25);
-    Ok(())
-}
-
 // ---- time limits ----
 
 #[test]
@@ -597,61 +462,6 @@ fn an_initializer_that_kills_its_worker_ends_in_a_clear_error() -> Result<()> {
         text.contains("dies_loading") && text.contains("SIGKILL"),
         "{text}"
     );
-    Ok(())
-}
-
-// ---- the end ----
-
-#[test]
-fn join_waits_for_what_was_begun_and_leaves_no_process() -> Result<()> {
-    let pool = Pool::new(2)?;
-    let results: Vec<_> = (0..20)
-        .map(|_| pool.apply_async(nap, (20,)))
-        .collect::<Result<_>>()?;
-    let many = pool.map_async(square, 0..100_000)?;
-    let pids = pool.pids();
-    pool.close();
-    assert!(matches!(pool.apply(square, (1,)), Err(Error::Ended(_))));
-    pool.join()?;
-    assert!(results.iter().all(procession::pool::AsyncResult::ready));
-    assert_eq!(many.get()?.len(), 100_000);
-    assert!(pids.iter().all(|&pid| !is_alive(pid)));
-    pool.join()
-}
-
-#[test]
-fn drop_kills_what_runs_and_tells_who_waits() -> Result<()> {
-    let pool = Pool::new(2)?;
-    let long: Vec<_> = (0..8)
-        .map(|_| pool.apply_async(nap, (600_000,)))
-        .collect::<Result<_>>()?;
-    let mut results = pool.map_async(nap, vec![600_000u64; 8])?;
-    let _ = &mut results;
-    let pids = pool.pids();
-    until("the first to run", || pool.pids().len() == 2);
-    let waiter = thread::spawn(move || long[0].get().expect_err("it was terminated").to_string());
-    drop(pool);
-    let text = waiter.join().expect("no panic");
-    assert!(text.contains("terminated"), "{text}");
-    assert!(matches!(results.get(), Err(Error::Ended(_))));
-    assert!(pids.iter().all(|&pid| !is_alive(pid)));
-    Ok(())
-}
-
-#[test]
-fn terminate_ends_a_map_of_another_thread() -> Result<()> {
-    let pool = Pool::new(1)?;
-    thread::scope(|scope| {
-        let pool = &pool;
-        let map = scope.spawn(move || pool.map(nap, vec![600_000u64; 4]));
-        until("the map to begin", || !pool.pids().is_empty());
-        thread::sleep(Duration::from_millis(50));
-        pool.terminate();
-        assert!(matches!(
-            map.join().expect("no panic"),
-            Err(Error::Ended(_))
-        ));
-    });
     Ok(())
 }
 

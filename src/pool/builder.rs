@@ -1,25 +1,27 @@
 //! How a pool shall be.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 
+use super::Pool;
 use super::callbacks::Callbacks;
 use super::child::Orders;
 use super::crew::{Crew, Settings};
 use super::gather::{deal_with, watch};
+use super::inner::{Inner, Parts};
 use super::job::End;
+use super::living;
 use super::table::Table;
-use super::{Inner, Parts, Pool};
 use crate::error::{Error, Result};
 use crate::pipeline::{Sink, Ventilator, random_id};
 use crate::registry::Task;
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
+use crate::wire::runtime_dir;
 
 /// A worker that has lost its pool looks for it so long; on this host a pool that is gone is gone at once, with its processes.
 const LOST: Duration = Duration::from_secs(60);
@@ -87,7 +89,8 @@ impl Default for PoolBuilder {
 
 impl PoolBuilder {
     /// How many processes (as many as this process may use processors). With [`bind`](Self::bind) it may be 0: all work is done by
-    /// workers of other programs.
+    /// workers of other programs. Each costs about ten descriptors here, so with a hard limit of 1,024 (`ulimit -Hn`) there may be a
+    /// hundred of them.
     #[doc(alias = "processes")]
     pub const fn workers(mut self, workers: u32) -> Self {
         self.workers = Some(workers);
@@ -100,8 +103,8 @@ impl PoolBuilder {
         self
     }
 
-    /// A task that every worker runs before all others, also one that replaces another. When it fails three times in a row the pool
-    /// gives up, with [`Error::PoolStart`], instead of starting workers for ever as Python's does.
+    /// A task that every worker runs before all others, also one that replaces another. When it fails three times in a row and no
+    /// worker is ready, the pool gives up, with [`Error::PoolStart`], instead of starting workers for ever as Python's does.
     ///
     /// # Errors
     /// When the arguments cannot be encoded.
@@ -150,8 +153,9 @@ impl PoolBuilder {
         self
     }
 
-    /// How long tasks wait when no worker is there, in a pool that has no processes of its own (30 s); then they fail with
-    /// [`Error::NobodyThere`], and the pool ends.
+    /// How long tasks wait when no worker is there (30 s); then they fail, and the pool ends. In a pool that has no processes of its
+    /// own they fail with [`Error::NobodyThere`]; in one that has, and cannot start another because descriptors, processes or memory
+    /// have run out, with [`Error::PoolStart`].
     pub const fn patience(mut self, time: Duration) -> Self {
         self.patience = time;
         self
@@ -160,7 +164,8 @@ impl PoolBuilder {
     /// Starts the workers; returns as soon as their processes exist.
     ///
     /// # Errors
-    /// When an endpoint is bad or in use, or a process cannot be started ([`Error::Start`]); [`Error::DaemonWithChildren`] in a worker
+    /// When an endpoint is bad or in use, or one of the processes cannot be started now ([`Error::Start`]; later it is tried again, see
+    /// [`patience`](Self::patience)); [`Error::DaemonWithChildren`] in a worker
     /// of a pool, because it is a daemon: make the inner pool in the program itself, or use threads there.
     pub fn start(self) -> Result<Pool> {
         let workers = self.workers.unwrap_or_else(default_workers);
@@ -169,6 +174,7 @@ impl PoolBuilder {
                 why: "there are none: a pool has at least one worker, or `bind`s an endpoint at which others can join".to_owned(),
             });
         }
+        runtime_dir::sweep();
         let name = format!("inproc://pool-{:016x}", random_id()?);
         let mut builder = Ventilator::<()>::builder(&name)
             .listed()
@@ -205,7 +211,13 @@ impl PoolBuilder {
             crew: Mutex::default(),
             feeds: Mutex::default(),
             callbacks: Callbacks::default(),
+            parts: Mutex::default(),
+            terminating: Mutex::default(),
+            nobody_since: Mutex::default(),
         });
+        // A program that ends while this pool is there ends it.
+        let living: Weak<Inner> = Arc::downgrade(&inner);
+        living::remember(living);
         let deliver = {
             let inner = Arc::clone(&inner);
             Box::new(move |results| deal_with(&inner, results))
@@ -219,12 +231,12 @@ impl PoolBuilder {
                 .map_err(|error| Error::system("cannot start a thread of the pool", error))?
         };
         // From here on dropping the pool ends what has been started.
+        *inner.parts() = Some(Parts {
+            ventilator,
+            gatherer,
+        });
         let pool = Pool {
             inner: Arc::clone(&inner),
-            parts: Mutex::new(Some(Parts {
-                ventilator,
-                gatherer,
-            })),
             public,
             time_limit: self.time_limit,
             retries: self.retries,
@@ -238,12 +250,20 @@ impl PoolBuilder {
                 patience: LOST,
                 initializer: self.initializer,
                 max_tasks: self.max_tasks,
-                ready: PathBuf::new(),
+                came: PathBuf::new(),
             },
-            on_give_up: Box::new(move |why| {
-                table.end(&End::Start {
-                    why: why.to_owned(),
-                });
+            start_patience: self.patience,
+            of_pool: true,
+            on_give_up: Box::new({
+                let inner = Arc::downgrade(&inner);
+                move |why| {
+                    table.end(&End::Start {
+                        why: why.to_owned(),
+                    });
+                    if let Some(inner) = inner.upgrade() {
+                        inner.refill();
+                    }
+                }
             }),
         })?;
         *inner.crew() = Some(Arc::new(crew));

@@ -58,10 +58,10 @@ impl Callbacks {
             let mut state = self.state();
             state.closed = true;
             state.sender = None;
-            state.thread.take()
+            // One who does not wait leaves it to one who does.
+            if wait { state.thread.take() } else { None }
         };
         if let Some(thread) = thread
-            && wait
             && thread.thread().id() != std::thread::current().id()
             && thread.join().is_err()
         {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
 use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -28,8 +29,17 @@ pub(super) struct Orders {
     pub(super) initializer: Option<(String, ByteBuf)>,
     /// After how many calls it leaves; 0: never.
     pub(super) max_tasks: u64,
-    /// A file that it makes when it is ready for tasks.
-    pub(super) ready: PathBuf,
+    /// A file that it makes when it is initialized, and writes to when it is ready for tasks.
+    pub(super) came: PathBuf,
+}
+
+impl Orders {
+    /// Whoever started us wants to know how far we came; when that cannot be said, we are taken for one that did not come so far.
+    fn say(&self, came: &[u8]) {
+        if let Err(error) = std::fs::write(&self.came, came) {
+            log::debug!("cannot write {}: {error}", self.came.display());
+        }
+    }
 }
 
 /// How a worker process ended by itself.
@@ -55,6 +65,7 @@ pub(super) fn die() {
 /// The task of every worker process.
 #[crate::task]
 pub(super) fn pool_worker(orders: Orders) -> ChildEnd {
+    leave_ctrl_c_to_the_parent();
     if let Some((name, arguments)) = &orders.initializer {
         let run = registry::find(name)
             .map_err(|error| error.to_string())
@@ -70,11 +81,30 @@ pub(super) fn pool_worker(orders: Orders) -> ChildEnd {
             return ChildEnd::Initializer(format!("initializer {name}: {why}"));
         }
     }
-    // Whoever started us wants to know whether we came so far; when it cannot, it takes us for one that did not.
-    if let Err(error) = std::fs::write(&orders.ready, b"") {
-        log::debug!("cannot write {}: {error}", orders.ready.display());
-    }
+    orders.say(b"");
     work(&orders)
+}
+
+extern "C" fn nothing(_signal: std::ffi::c_int) {}
+
+/// Ctrl-C on a terminal reaches this process as well as its parent, which decides what is to become of it.
+fn leave_ctrl_c_to_the_parent() {
+    // A handler, and not that it is ignored: commands that a task starts would inherit that, and outlive a Ctrl-C.
+    let handler = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, so it may interrupt anything.
+    let set = |action: &SigAction| unsafe { sigaction(nix::sys::signal::SIGINT, action) };
+    match set(&handler) {
+        // It was ignored (in a shell's background job) or has a handler of the program's own.
+        Ok(before) if !matches!(before.handler(), SigHandler::SigDfl) => {
+            let _ = set(&before);
+        }
+        Ok(_) => {}
+        Err(error) => log::debug!("Ctrl-C will end this worker: {error}"),
+    }
 }
 
 /// Joins the pool and works until it leaves.
@@ -107,6 +137,7 @@ pub(super) fn work(orders: &Orders) -> ChildEnd {
         Ok(worker) => worker,
         Err(error) => return ChildEnd::Lost(error.to_string()),
     };
+    orders.say(b"joined");
     let handle = worker.handle();
     let end = worker.serve(|slot: Slot<Body, Body>| {
         Caller {

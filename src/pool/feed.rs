@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::Inner;
 use super::chunk::Entries;
+use super::inner::Inner;
 use super::job::{Fewer, Job, Lost, Segment, What};
 use super::table::Entry;
 use crate::error::Result;
@@ -17,6 +17,8 @@ use crate::wire::body::{Body, BodyWriter, IN_MEMORY};
 const CHUNK_BYTES: usize = 32 << 10;
 /// Arguments under way have so many bytes at most, unless workers would have nothing to do.
 const BYTES_UNDER_WAY: u64 = 8 << 20;
+/// Results that somebody takes one by one have about so many bytes at most, unless workers would have nothing to do.
+const RESULT_BYTES: u64 = 64 << 20;
 /// Chunks of a group share an allocation up to about this size, in bytes.
 const ARENA: usize = 16 << 10;
 /// Chunks are handed in in groups of so many at most.
@@ -36,6 +38,8 @@ pub(super) struct Feed<I> {
     arena: Vec<u8>,
     /// The input was slow.
     slow: bool,
+    /// Results are taken one by one, and those that were not taken yet count.
+    is_lazy: bool,
 }
 
 /// A chunk that is written, before its group is handed in.
@@ -61,7 +65,15 @@ where
             scratch: Vec::new(),
             arena: Vec::new(),
             slow: true,
+            is_lazy: false,
         }
+    }
+
+    /// The same for results that are taken one by one: what came back counts as well until it is taken, so that the input is not
+    /// read for as long as workers keep up.
+    pub(super) const fn lazy(mut self) -> Self {
+        self.is_lazy = true;
+        self
     }
 
     pub(super) const fn has_ended(&self) -> bool {
@@ -90,19 +102,31 @@ where
         Ok(())
     }
 
-    /// Hands in items until the window is full. `held`: calls that came back and that nobody has looked at yet; they count.
+    /// Hands in items until the window is full. `held`: calls whose results were taken and that nobody has looked at yet; they count.
     ///
     /// # Errors
     /// When the pool has ended.
     pub(super) fn fill(&mut self, held: u64) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
         let workers = self.pool.workers();
+        // Items that cannot be sent have come back already, and nobody has looked at them.
+        let mut held = held;
         while !self.ended {
             let room = self.job.room(workers);
-            let mut open = room.window.saturating_sub(room.calls + held);
+            let few = u64::from(workers) * 2;
+            let window = match self.is_lazy {
+                true => room
+                    .window
+                    .min((RESULT_BYTES / room.result.max(1)).max(few))
+                    .saturating_sub(room.here),
+                false => room.window,
+            };
+            let mut open = window.saturating_sub(room.calls + held);
             if open == 0 {
                 return Ok(());
             }
-            let few = u64::from(workers) * 2;
             if room.bytes >= BYTES_UNDER_WAY && room.calls >= few {
                 return Ok(());
             }
@@ -112,7 +136,12 @@ where
             let since = Instant::now();
             let mut slow = false;
             while open > 0 && !self.ended && group.len() < GROUP {
+                let given = self.given;
                 let Some(draft) = self.next_chunk(workers) else {
+                    let lost = self.given - given;
+                    // Otherwise they are counted with what is here.
+                    held += if self.is_lazy { 0 } else { lost };
+                    open = open.saturating_sub(lost);
                     continue;
                 };
                 bytes += draft.len as u64;
@@ -127,20 +156,21 @@ where
                 }
             }
             self.slow = slow;
+            if group.is_empty() && self.ended {
+                break;
+            }
             let group = self.entries(group);
             let handed: u64 = group.iter().map(|entry| u64::from(entry.calls)).sum();
             self.pool
                 .table
                 .hand_in(group, false)
                 .map_err(|end| end.error())?;
-            if self.ended {
-                self.job.set_total(self.given);
-            }
             // Who waits for results would rather have these than more items.
-            if slow && room.calls + held + handed >= few {
+            if !self.ended && slow && room.calls + held + handed >= few {
                 return Ok(());
             }
         }
+        self.job.set_total(self.given);
         Ok(())
     }
 

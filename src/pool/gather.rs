@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Inner;
 use super::chunk::{self, Manner};
 use super::feed::to_body;
+use super::inner::Inner;
 use super::job::{End, Fewer, Job, Lost, Segment, What};
 use super::table::Entry;
 use crate::hub::gather::Arrived;

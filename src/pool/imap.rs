@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::feed::Feed;
 use super::job::{Job, Reader, Segment};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The results of [`imap`](super::Pool::imap) and [`imap_unordered`](super::Pool::imap_unordered): an iterator of `Result<O>`, one
 /// for each item.
@@ -18,6 +18,9 @@ use crate::error::Result;
 /// The input is read by [`next`](Iterator::next), in the thread that calls it, a bounded way ahead of the results that were
 /// taken; so it may be endless, and it may borrow. An input whose next item depends on a result of this same iterator waits for
 /// ever. Dropped, what has been read of the input is still worked on, and the results are thrown away.
+///
+/// When the pool [closes](super::Pool::close) it goes on. When the pool has ended it gives the results that are there, then
+/// [`Error::Ended`](crate::Error::Ended) once, and ends, endless or not.
 pub struct Imap<I, O> {
     feed: Feed<I>,
     job: Arc<Job>,
@@ -30,6 +33,8 @@ pub struct Imap<I, O> {
     /// Calls whose results are here and were not given.
     held: u64,
     over: bool,
+    /// Why no more items can be handed in.
+    broken: Option<Error>,
     values: PhantomData<fn() -> O>,
 }
 
@@ -48,6 +53,7 @@ where
             next: 0,
             held: 0,
             over: false,
+            broken: None,
             values: PhantomData,
         };
         // Work begins at once. An error is found again by whoever asks for a result.
@@ -79,10 +85,16 @@ where
         loop {
             let here = self.job.take(u64::MAX, true, None);
             self.absorb(here);
-            self.feed.fill(self.held)?;
+            if self.broken.is_none() {
+                self.broken = self.feed.fill(self.held).err();
+            }
             if let Some(segment) = self.next_segment() {
                 self.current = Some(Reader::new(segment));
                 return Ok(true);
+            }
+            // Behind what is there.
+            if let Some(error) = self.broken.take() {
+                return Err(error);
             }
             let came = self.job.take(0, true, None);
             if came.is_empty() && self.job.is_over() && self.feed.has_ended() {

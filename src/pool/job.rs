@@ -97,8 +97,11 @@ struct State {
     /// Calls handed in and not come back, and the bytes of their arguments.
     calls: u64,
     bytes: u64,
-    /// Calls that came back.
+    /// Calls that came back, and the bytes of their results.
     done: u64,
+    result_bytes: u64,
+    /// Calls whose results nobody has taken yet.
+    here: u64,
     /// How many there are in all, once that is known.
     total: Option<u64>,
     failed: bool,
@@ -117,6 +120,10 @@ pub(super) struct Room {
     pub(super) calls: u64,
     pub(super) bytes: u64,
     pub(super) window: u64,
+    /// Calls that came back and whose results were not taken.
+    pub(super) here: u64,
+    /// Bytes of a call's result, on the average.
+    pub(super) result: u64,
 }
 
 impl Job {
@@ -128,6 +135,8 @@ impl Job {
                 calls: 0,
                 bytes: 0,
                 done: 0,
+                result_bytes: 0,
+                here: 0,
                 total: None,
                 failed: false,
                 end: None,
@@ -153,6 +162,8 @@ impl Job {
             calls: state.calls,
             bytes: state.bytes,
             window: state.pace.window(workers),
+            here: state.here,
+            result: state.result_bytes.checked_div(state.done).unwrap_or(0),
         }
     }
 
@@ -178,6 +189,7 @@ impl Job {
     pub(super) fn abandon(&self) {
         let mut state = self.state();
         state.abandoned = true;
+        state.here = 0;
         state.arrived.clear();
     }
 
@@ -196,8 +208,12 @@ impl Job {
         state.pace.observe(fewer.measured, fewer.time);
         for segment in segments {
             state.done += u64::from(segment.calls);
-            state.failed |= matches!(segment.what, What::Lost(_));
+            match &segment.what {
+                What::Lost(_) => state.failed = true,
+                What::Result(bytes) => state.result_bytes += bytes.len() as u64,
+            }
             if !state.abandoned {
+                state.here += u64::from(segment.calls);
                 state.arrived.push_back(segment);
             }
         }
@@ -243,7 +259,7 @@ impl Job {
         loop {
             let enough = state.calls <= most || (any && !state.arrived.is_empty());
             if enough || state.is_over() {
-                return std::mem::take(&mut state.arrived);
+                return state.take_arrived();
             }
             // Of several who wait each sees what it waits for: whoever wants less decides when they are woken.
             let at = if any { u64::MAX } else { most };
@@ -251,7 +267,7 @@ impl Job {
             let (again, late) = self.wait(state, deadline);
             state = again;
             if late {
-                return std::mem::take(&mut state.arrived);
+                return state.take_arrived();
             }
             state.wake_at = None;
         }
@@ -326,6 +342,11 @@ impl Job {
 }
 
 impl State {
+    fn take_arrived(&mut self) -> VecDeque<Segment> {
+        self.here = 0;
+        std::mem::take(&mut self.arrived)
+    }
+
     fn is_complete(&self) -> bool {
         self.total.is_some_and(|total| self.done >= total)
     }

@@ -31,6 +31,8 @@ struct State {
     entries: TaskTable<Entry>,
     /// Jobs whose input has not ended, and which hand in the rest by themselves.
     feeding: usize,
+    /// What came back, and may be handed in anew in parts.
+    dealing: usize,
     closed: bool,
     end: Option<End>,
     /// Since when nothing came back although something is out.
@@ -52,20 +54,15 @@ impl Table {
 
     /// Whether a new job may begin.
     pub(super) fn check_open(&self) -> Result<(), End> {
-        let state = self.state();
-        match &state.end {
-            Some(end) => Err(end.clone()),
-            None if state.closed => Err(End::Ended(
-                "the pool is closed and takes no more tasks".to_owned(),
-            )),
-            None => Ok(()),
-        }
+        self.state().check_open()
     }
 
-    /// A job begins whose input is handed in bit by bit; [`join`](Self::wait_idle) waits for it.
+    /// A job begins whose input is handed in bit by bit; [`join`](Self::end_when_idle) waits for it.
     pub(super) fn begin_feeding(self: &Arc<Self>) -> Result<Feeding, End> {
-        self.check_open()?;
-        self.state().feeding += 1;
+        let mut state = self.state();
+        state.check_open()?;
+        state.feeding += 1;
+        drop(state);
         Ok(Feeding {
             table: Arc::clone(self),
         })
@@ -73,12 +70,12 @@ impl Table {
 
     /// Hands in tasks; never waits. `alone`: each to a worker that runs nothing else.
     pub(super) fn hand_in(&self, entries: Vec<Entry>, alone: bool) -> Result<(), End> {
-        if entries.is_empty() {
-            return Ok(());
-        }
         let mut state = self.state();
         if let Some(end) = &state.end {
             return Err(end.clone());
+        }
+        if entries.is_empty() {
+            return Ok(());
         }
         let bodies = entries.iter().map(|entry| entry.body.clone()).collect();
         // Numbered under the lock: whoever looks up a result finds its entry.
@@ -94,9 +91,10 @@ impl Table {
         Ok(())
     }
 
-    /// The entries of these tasks, which are no longer out.
+    /// The entries of these tasks, which are no longer out. [`dealt`](Self::dealt) is to follow.
     pub(super) fn take(&self, ids: impl Iterator<Item = u64>) -> Vec<Option<Entry>> {
         let mut state = self.state();
+        state.dealing += 1;
         let taken = ids.map(|id| state.entries.remove(id)).collect();
         state.out_since = (!state.entries.is_empty()).then(Instant::now);
         taken
@@ -105,8 +103,9 @@ impl Table {
     /// To be called when what [`take`](Self::take) gave has been dealt with.
     pub(super) fn dealt(&self) {
         let idle = {
-            let state = self.state();
-            state.entries.is_empty()
+            let mut state = self.state();
+            state.dealing -= 1;
+            state.is_idle()
         };
         if idle {
             self.changed.notify_all();
@@ -143,15 +142,35 @@ impl Table {
         self.state().out_since.map(|since| since.elapsed())
     }
 
-    /// Waits until nothing is out and nobody hands in, or the pool has ended.
-    pub(super) fn wait_idle(&self) {
+    /// Waits until nothing is out and nobody hands in, and ends it then for `reason`; or until it has ended otherwise, and why.
+    pub(super) fn end_when_idle(&self, reason: &End) -> Option<End> {
         let mut state = self.state();
-        while state.end.is_none() && (state.feeding > 0 || !state.entries.is_empty()) {
+        while state.end.is_none() && !state.is_idle() {
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        let before = state.end.clone();
+        // At once: an imap that another thread reads might hand in more.
+        state.end.get_or_insert_with(|| reason.clone());
+        before
+    }
+}
+
+impl State {
+    fn check_open(&self) -> Result<(), End> {
+        match &self.end {
+            Some(end) => Err(end.clone()),
+            None if self.closed => Err(End::Ended(
+                "the pool is closed and takes no more tasks".to_owned(),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.feeding == 0 && self.dealing == 0 && self.entries.is_empty()
     }
 }
 

@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Pool;
 use super::async_result::AsyncResult;
 use super::chunk::Manner;
 use super::feed::Feed;
 use super::imap::{Imap, ImapOf, Single};
+use super::inner::Inner;
 use super::job::{End, Job, OnDone, Reader, Rules};
-use super::{Inner, Pool};
 use crate::error::{Error, Result};
+use crate::pipeline::panic_text;
 use crate::registry::Task;
 
 /// A chunk whose size was not asked for stops after so long between two calls, that others can have the rest, in milliseconds.
@@ -69,7 +72,7 @@ impl<'p, T: Task> Tasks<'p, T> {
         }
     }
 
-    /// Sends so many items at a time to a worker, instead of as many as take about 2 ms.
+    /// Sends so many items at a time to a worker, instead of as many as take about 2 ms; 0 is taken for 1.
     pub const fn chunksize(mut self, items: u32) -> Self {
         self.chunksize = Some(if items == 0 { 1 } else { items });
         self
@@ -286,15 +289,24 @@ impl<'p, T: Task> Tasks<'p, T> {
         feed.fill(0)?;
         if !feed.has_ended() {
             let its_job = Arc::clone(&job);
+            let table = Arc::clone(&inner.table);
             inner.feed_in_background(Box::new(move || {
                 let _ = &feeding;
-                match feed.fill(0) {
-                    Ok(()) => feed.has_ended(),
-                    Err(error) => {
-                        its_job.end(&End::Ended(error.to_string()));
-                        true
+                // The user's own code is in it: how items are encoded.
+                let end = match catch_unwind(AssertUnwindSafe(|| feed.fill(0))) {
+                    Ok(Ok(())) => return feed.has_ended(),
+                    Ok(Err(error)) => {
+                        let why = || End::Ended(error.to_string());
+                        table.ended().unwrap_or_else(why)
                     }
-                }
+                    Err(panic) => {
+                        let text = panic_text(&*panic);
+                        let why = format!("encoding the arguments of {} panicked: {text}", T::NAME);
+                        End::Ended(why)
+                    }
+                };
+                its_job.end(&end);
+                true
             }));
         }
         Ok(AsyncResult::all(job))
@@ -331,7 +343,7 @@ impl<'p, T: Task> Tasks<'p, T> {
         let inner = self.inner();
         inner.table.check_open().map_err(|end| end.error())?;
         let job = self.job(self.chunksize, None);
-        let feed = Feed::new(Arc::clone(inner), Arc::clone(&job), items);
+        let feed = Feed::new(Arc::clone(inner), Arc::clone(&job), items).lazy();
         Ok(Imap::new(feed, job, ordered))
     }
 }

@@ -1,7 +1,7 @@
 //! Workers of a pool that another program, perhaps on another host, has bound.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
@@ -9,9 +9,11 @@ use serde_bytes::ByteBuf;
 use super::builder::default_workers;
 use super::child::Orders;
 use super::crew::{Crew, Settings};
+use super::living;
 use crate::error::{Error, Result};
 use crate::pipeline::{Answer, Slot, Worker};
 use crate::wire::body::Body;
+use crate::wire::runtime_dir;
 
 /// Worker processes of this program for a pool that another one has bound: what [`Pool::worker`](super::Pool::worker) gives.
 ///
@@ -58,7 +60,7 @@ impl PoolWorker {
         self
     }
 
-    /// How long to wait for the pool, at the start or when it is lost (30 s).
+    /// How long to wait for the pool, at the start or when it is lost, and for a process when none can be started (30 s).
     pub const fn patience(mut self, time: Duration) -> Self {
         self.patience = time;
         self
@@ -78,6 +80,7 @@ impl PoolWorker {
     /// [`Error::NobodyThere`] when there is no pool; [`Error::Ended`] when it is lost for longer than
     /// [`patience`](Self::patience), or the workers do not start.
     pub fn run(self) -> Result<()> {
+        runtime_dir::sweep();
         // Joins and leaves at once, to hear what every worker has to do first.
         let visitor = Worker::builder()
             .patience(self.patience)
@@ -102,11 +105,15 @@ impl PoolWorker {
                 patience: self.patience,
                 initializer,
                 max_tasks: self.max_tasks,
-                ready: PathBuf::new(),
+                came: PathBuf::new(),
             },
+            start_patience: self.patience,
+            of_pool: false,
             on_give_up: Box::new(|_| {}),
         })?;
         let crew = Arc::new(crew);
+        let living: Weak<Crew> = Arc::downgrade(&crew);
+        living::remember(living);
         crew.join(None);
         match crew.gave_up() {
             Some(why) => Err(Error::Ended(why)),

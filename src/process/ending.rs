@@ -31,8 +31,10 @@ pub fn main<T>(main: impl FnOnce() -> T, report: impl FnOnce(T) -> ExitCode) -> 
     }
 }
 
-/// Joins the children that are no daemons, then ends the daemons, and lets what was sent on pipes leave this process.
+/// Ends pools, joins the children that are no daemons, then ends the daemons, and lets what was sent on pipes leave this process.
 pub(super) fn finish() {
+    // First, or their workers, which are daemons, would be replaced as they are ended.
+    crate::at_exit::run_first();
     end_children();
     crate::at_exit::run();
 }

@@ -86,18 +86,7 @@ pub(crate) fn sweep() {
             return;
         };
         for dir in entries.flatten().map(|entry| entry.path()) {
-            let locks: Vec<PathBuf> = fs::read_dir(&dir)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.path())
-                .filter(|path| path.extension().is_some_and(|end| end == "lock"))
-                .collect();
-            // One that is being made has a lock that is not held yet.
-            let old = fs::metadata(&dir)
-                .and_then(|found| found.modified())
-                .is_ok_and(|then| then.elapsed().is_ok_and(|age| age > NEW));
-            if old && !locks.is_empty() && !locks.iter().any(|lock| is_locked(lock)) {
+            if is_left(&dir) {
                 log::debug!("removes {}, which a killed program left", dir.display());
                 let _ = fs::remove_dir_all(&dir);
             }
@@ -105,7 +94,36 @@ pub(crate) fn sweep() {
     });
 }
 
-/// A folder may be half made for so long.
+/// Whether a killed program has left this folder.
+fn is_left(dir: &Path) -> bool {
+    let alive = dir.join(ALIVE);
+    // It was held before it had this name, so it is never young.
+    let is_certain = alive.exists();
+    if is_certain && is_locked(&alive) {
+        return false;
+    }
+    let locks: Vec<PathBuf> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let is_lock = path.extension().is_some_and(|end| end == "lock");
+            is_lock || path.ends_with(NOT_ALIVE_YET)
+        })
+        .collect();
+    // One that is being made has a lock that is not held yet.
+    let old = || {
+        fs::metadata(dir)
+            .and_then(|found| found.modified())
+            .is_ok_and(|then| then.elapsed().is_ok_and(|age| age > NEW))
+    };
+    (is_certain || old()) && !locks.is_empty() && !locks.iter().any(|lock| is_locked(lock))
+}
+
+/// Held by the process that made a folder; a folder without it may be half made for [`NEW`].
+const ALIVE: &str = "alive.lock";
+const NOT_ALIVE_YET: &str = "alive.new";
 const NEW: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Whether the program that made this lock lives.
@@ -115,10 +133,13 @@ fn is_locked(lock: &Path) -> bool {
     })
 }
 
-/// A folder below [`base`] for one run or sink, removed with all in it when dropped.
+/// A folder below [`base`] for one run, sink, queue or crew, removed with all in it when dropped; if its process is killed, by the
+/// next program that looks for what is left.
 #[derive(Debug)]
 pub struct RuntimeDir {
     path: PathBuf,
+    /// Given up by the kernel when this process ends, in whatever way.
+    _alive: Option<fs::File>,
 }
 
 impl RuntimeDir {
@@ -135,7 +156,18 @@ impl RuntimeDir {
                 path: path.clone(),
                 source,
             })?;
-        Ok(Self { path })
+        let alive = hold(&path)
+            .inspect_err(|error| log::debug!("cannot lock {}: {error}", path.display()))
+            .ok();
+        Ok(Self {
+            path,
+            _alive: alive,
+        })
+    }
+
+    /// Removes it now, for a program that ends with it in its hands.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.path);
     }
 
     /// Its path.
@@ -145,8 +177,39 @@ impl RuntimeDir {
     }
 }
 
+/// A new folder's lock, which is held from the moment at which it is there.
+fn hold(dir: &Path) -> io::Result<fs::File> {
+    let file = fs::File::create_new(dir.join(NOT_ALIVE_YET))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    fs::rename(dir.join(NOT_ALIVE_YET), dir.join(ALIVE))?;
+    Ok(file)
+}
+
 impl Drop for RuntimeDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        self.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_left_when_nobody_holds_its_locks() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        assert!(!is_left(dir.path()), "it is somebody else's");
+        let held = hold(dir.path())?;
+        assert!(!is_left(dir.path()), "its process lives");
+        drop(held);
+        assert!(is_left(dir.path()));
+        fs::remove_file(dir.path().join(ALIVE))?;
+        let lock = fs::File::create_new(dir.path().join("control.lock"))?;
+        assert!(!is_left(dir.path()), "it may be half made");
+        fs::File::open(dir.path())?.set_modified(std::time::SystemTime::UNIX_EPOCH)?;
+        assert!(is_left(dir.path()));
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        assert!(!is_left(dir.path()), "its process lives");
+        Ok(())
     }
 }
