@@ -98,7 +98,7 @@
 
 mod async_result;
 mod builder;
-mod callbacks;
+pub(crate) mod callbacks;
 mod child;
 mod chunk;
 mod crew;
@@ -120,6 +120,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use async_result::AsyncResult;
+pub(crate) use async_result::Pending;
 pub use builder::PoolBuilder;
 pub use imap::{Imap, ImapOf, Single};
 pub use tasks::Tasks;

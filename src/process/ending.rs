@@ -28,8 +28,10 @@ pub fn main<T>(main: impl FnOnce() -> T, report: impl FnOnce(T) -> ExitCode) -> 
     }
 }
 
-/// Joins the children that are no daemons, then ends the daemons, and lets what was sent on pipes leave this process.
+/// Joins the threads and the children that are no daemons, then ends the daemons, and lets what was sent on pipes leave this process.
 pub(super) fn finish() {
+    // First: they may start processes, and put into queues.
+    crate::thread::join_all();
     end_children();
     crate::at_exit::run();
 }
