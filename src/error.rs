@@ -225,7 +225,9 @@ pub enum Error {
         failure: Failure,
     },
     /// A thread cannot be started.
-    #[error("cannot start thread {name}: {source}; there may be too many (see ulimit -u), or no memory for its stack")]
+    #[error(
+        "cannot start thread {name}: {source}; there may be too many (see ulimit -u), or no memory for its stack"
+    )]
     ThreadStart {
         /// The name that it was to have.
         name: String,

@@ -17,11 +17,7 @@ pub enum Kind {
     Thread,
 }
 
-pub fn expand(
-    kind: Kind,
-    attributes: TokenStream,
-    item: TokenStream,
-) -> syn::Result<TokenStream> {
+pub fn expand(kind: Kind, attributes: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
     let name = given_name(attributes)?;
     let mut block: ItemImpl = syn::parse2(item)?;
     let run = block.trait_.as_ref().and_then(|(not, path, _)| {

@@ -188,9 +188,7 @@ impl Condition {
         let mut notified = waiter.wait(deadline);
         if !notified {
             let mut waiting = self.waiting.lock();
-            let place = waiting
-                .iter()
-                .position(|other| Arc::ptr_eq(other, &waiter));
+            let place = waiting.iter().position(|other| Arc::ptr_eq(other, &waiter));
             // Whoever is not in the list any more was chosen by a notify, which must not be lost.
             notified = place.is_none();
             if let Some(place) = place {

@@ -87,7 +87,10 @@ fn is_main() -> bool {
 }
 
 pub(super) fn native_id() -> u32 {
-    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+    rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .unsigned_abs()
 }
 
 /// This is the thread of that record.

@@ -181,7 +181,10 @@ impl Pool {
             left -= size;
         }
         for (first, size) in sizes.into_iter().rev() {
-            tickets.push((items.split_off(first), Ticket::new(&self.inner, &job, first, size)));
+            tickets.push((
+                items.split_off(first),
+                Ticket::new(&self.inner, &job, first, size),
+            ));
         }
         for (chunk, ticket) in tickets.into_iter().rev() {
             let function = Arc::clone(&function);
@@ -407,12 +410,13 @@ impl Pool {
 }
 
 fn hand_in(inner: &Inner, work: Work) -> Result<()> {
-    inner.work.put(work).map_err(|_| {
-        match inner.fate.does_not_start.get() {
+    inner
+        .work
+        .put(work)
+        .map_err(|_| match inner.fate.does_not_start.get() {
             Some(_) => inner.fate.error(),
             None => Error::Ended("the pool is closed and takes no more tasks".to_owned()),
-        }
-    })
+        })
 }
 
 impl Drop for Pool {

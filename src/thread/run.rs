@@ -62,7 +62,10 @@ pub trait Run: Sized + Send + 'static {
     #[doc(hidden)]
     fn run_encoded(_: &[u8]) -> std::result::Result<Vec<u8>, Failure> {
         Err(Failure {
-            message: format!("{} is a thread: it cannot be run by another process", Self::NAME),
+            message: format!(
+                "{} is a thread: it cannot be run by another process",
+                Self::NAME
+            ),
             location: None,
             kind: FailureKind::Unknown,
         })

@@ -142,14 +142,19 @@ macro_rules! acquire {
             #[must_use = "the unit is given back when the guard is dropped"]
             pub fn try_lock(&self) -> Option<SemaphoreGuard<'_>> {
                 let units = &self.units;
-                units.try_take().then_some(()).map(|()| SemaphoreGuard { units })
+                units
+                    .try_take()
+                    .then_some(())
+                    .map(|()| SemaphoreGuard { units })
             }
 
             /// As [`lock`](Self::lock), but waits for at most `time`.
             #[must_use = "the unit is given back when the guard is dropped"]
             pub fn lock_timeout(&self, time: Duration) -> Option<SemaphoreGuard<'_>> {
                 let taken = self.acquire_timeout(time);
-                taken.then_some(()).map(|()| SemaphoreGuard { units: &self.units })
+                taken
+                    .then_some(())
+                    .map(|()| SemaphoreGuard { units: &self.units })
             }
 
             /// Takes a unit; waits for one.

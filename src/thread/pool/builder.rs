@@ -127,7 +127,10 @@ fn run(work: &Queue<Work>, fate: &Fate, initializer: Option<Initializer>) {
     for work in work {
         // Panics of calls are caught in it; what is left is the drop of what the user's functions have captured.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            log::error!("what a call of the pool left behind panicked: {}", panic_text(&*panic));
+            log::error!(
+                "what a call of the pool left behind panicked: {}",
+                panic_text(&*panic)
+            );
         }
     }
 }

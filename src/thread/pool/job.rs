@@ -104,7 +104,11 @@ impl<O: Send + 'static> Job<O> {
 
     /// Waits for the value of the one call, and takes it.
     pub(super) fn take_one(&self) -> Result<O> {
-        let outcome = self.wait_done(None).outcomes.first_mut().and_then(Option::take);
+        let outcome = self
+            .wait_done(None)
+            .outcomes
+            .first_mut()
+            .and_then(Option::take);
         self.value(0, outcome)
     }
 
@@ -112,7 +116,9 @@ impl<O: Send + 'static> Job<O> {
     pub(super) fn take_all(&self) -> Result<Vec<O>> {
         let outcomes = std::mem::take(&mut self.wait_done(None).outcomes);
         let numbered = outcomes.into_iter().enumerate();
-        numbered.map(|(call, outcome)| self.value(call, outcome)).collect()
+        numbered
+            .map(|(call, outcome)| self.value(call, outcome))
+            .collect()
     }
 
     fn value(&self, call: usize, outcome: Option<Outcome<O>>) -> Result<O> {
@@ -191,9 +197,9 @@ pending!(One, O, |values: &mut dyn Iterator<Item = Result<O>>| {
     let none = || Err(Error::Ended("there was no call".to_owned()));
     values.next().unwrap_or_else(none)
 });
-pending!(All, Vec<O>, |values: &mut dyn Iterator<Item = Result<O>>| {
-    values.collect()
-});
+pending!(All, Vec<O>, |values: &mut dyn Iterator<
+    Item = Result<O>,
+>| { values.collect() });
 
 /// Some calls of a job that are out. If they are not made, because the pool has ended, the job learns it when this is dropped.
 pub(super) struct Ticket<O: Send + 'static> {

@@ -249,7 +249,8 @@ impl<T> Shelves<T> for Fifo<T> {
     }
 
     fn join(&self, deadline: Option<Instant>) -> bool {
-        self.tasks.join(|| self.put.load(Ordering::Acquire), deadline)
+        self.tasks
+            .join(|| self.put.load(Ordering::Acquire), deadline)
     }
 
     fn unfinished(&self) -> usize {
