@@ -40,7 +40,7 @@ fn plain(words: &str, times: usize) -> String {
 fn a_function_a_task_and_a_closure_give_their_values() -> Result<()> {
     assert_eq!(Thread::spawn(add, (1, 2))?.join()?, 3);
     assert_eq!(Thread::spawn(plain, ("ab", 2))?.join()?, "abab");
-    let captured = vec![1, 2, 3];
+    let captured = [1, 2, 3];
     let closure = move |factor: i32| captured.iter().sum::<i32>() * factor;
     assert_eq!(Thread::spawn(closure, (2,))?.join()?, 12);
     assert_eq!(Thread::spawn(|| (), ())?.join()?, ());

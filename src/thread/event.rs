@@ -85,7 +85,10 @@ impl Event {
             return true;
         };
         let mut is_set = self.inner.is_set.lock();
-        *is_set || !self.inner.set.wait_until(&mut is_set, deadline).timed_out() || *is_set
+        if !*is_set && self.inner.set.wait_until(&mut is_set, deadline).timed_out() {
+            return *is_set;
+        }
+        true
     }
 }
 
