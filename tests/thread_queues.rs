@@ -338,7 +338,7 @@ fn after_a_shutdown_what_is_there_is_got_and_then_the_end_is_seen<Q: Any<u64>>()
     for put in [queue.put(9), queue.try_put(9), queue.put_timeout(9, SHORT)] {
         assert!(matches!(why(put), (9, Error::ShutDown)));
     }
-    let mut got = vec![queue.get(), queue.try_get(), queue.get_timeout(SHORT)];
+    let mut got = [queue.get(), queue.try_get(), queue.get_timeout(SHORT)];
     got.sort_unstable_by_key(|item| *item.as_ref().expect("an item"));
     assert_eq!(got.len(), 3);
     for got in [queue.get(), queue.try_get(), queue.get_timeout(SHORT)] {
