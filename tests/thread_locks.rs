@@ -1,9 +1,12 @@
 //! What threads wait by: locks in both forms, conditions, semaphores, events and barriers.
 
+mod deadline;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use deadline::deadline;
 use procession::thread::{
     Barrier, BoundedSemaphore, Condition, Event, Lock, Queue, RLock, Semaphore, Thread,
 };
@@ -35,6 +38,7 @@ fn add_one(counter: &AtomicU64) {
 
 #[test]
 fn a_counter_is_exact_under_a_lock_in_both_forms() -> Result<()> {
+    deadline();
     const TIMES: u64 = 20_000;
     let (lock, rlock, counter) = (Lock::new(), RLock::new(), Arc::new(AtomicU64::new(0)));
     for reentrant in [false, true] {
@@ -82,6 +86,7 @@ fn a_counter_is_exact_under_a_lock_in_both_forms() -> Result<()> {
 
 #[test]
 fn a_guard_is_released_by_a_panic_and_the_next_one_has_the_lock() -> Result<()> {
+    deadline();
     let (lock, rlock, semaphore) = (Lock::new(), RLock::new(), Semaphore::new(1));
     let thread = {
         let (lock, rlock, semaphore) = (lock.clone(), rlock.clone(), semaphore.clone());
@@ -104,6 +109,7 @@ fn a_guard_is_released_by_a_panic_and_the_next_one_has_the_lock() -> Result<()> 
 
 #[test]
 fn a_lock_is_released_by_its_holder_only() -> Result<()> {
+    deadline();
     let (lock, rlock) = (Lock::new(), RLock::new());
     assert!(is_not_held(lock.release()));
     assert!(is_not_held(rlock.release()));
@@ -127,6 +133,7 @@ fn a_lock_is_released_by_its_holder_only() -> Result<()> {
 
 #[test]
 fn a_lock_that_a_thread_holds_is_not_given_to_it_again() -> Result<()> {
+    deadline();
     let lock = Lock::new();
     let held = lock.lock()?;
     assert!(matches!(lock.lock(), Err(Error::HeldAlready)));
@@ -141,6 +148,7 @@ fn a_lock_that_a_thread_holds_is_not_given_to_it_again() -> Result<()> {
 
 #[test]
 fn a_guard_whose_lock_was_released_by_hand_takes_nothing_from_others() -> Result<()> {
+    deadline();
     let lock = Lock::new();
     let held = lock.lock()?;
     lock.release()?;
@@ -165,6 +173,7 @@ fn a_guard_whose_lock_was_released_by_hand_takes_nothing_from_others() -> Result
 
 #[test]
 fn an_rlock_is_free_when_it_was_released_as_often_as_acquired() -> Result<()> {
+    deadline();
     let lock = RLock::new();
     let tries = || {
         let lock = lock.clone();
@@ -190,6 +199,7 @@ fn an_rlock_is_free_when_it_was_released_as_often_as_acquired() -> Result<()> {
 
 #[test]
 fn a_wait_with_a_time_that_no_clock_holds_waits() -> Result<()> {
+    deadline();
     let lock = Lock::new();
     assert!(lock.acquire_timeout(Duration::MAX));
     lock.release()?;
@@ -205,6 +215,7 @@ fn a_wait_with_a_time_that_no_clock_holds_waits() -> Result<()> {
 
 #[test]
 fn a_condition_wakes_as_many_as_it_is_told_in_their_order() -> Result<()> {
+    deadline();
     let (condition, woken, waits) = (Condition::new(), Queue::new(), Queue::new());
     let mut threads = Vec::new();
     for number in 0..5 {
@@ -244,6 +255,7 @@ fn a_condition_wakes_as_many_as_it_is_told_in_their_order() -> Result<()> {
 
 #[test]
 fn a_condition_that_nobody_notifies_gives_the_lock_back_after_its_time() -> Result<()> {
+    deadline();
     let condition = Condition::new();
     condition.acquire()?;
     condition.acquire()?;
@@ -262,6 +274,7 @@ fn a_condition_that_nobody_notifies_gives_the_lock_back_after_its_time() -> Resu
 
 #[test]
 fn a_condition_wants_its_lock_held() {
+    deadline();
     let condition = Condition::new();
     assert!(is_not_held(condition.wait()));
     assert!(is_not_held(condition.wait_timeout(SHORT)));
@@ -276,6 +289,7 @@ fn a_condition_wants_its_lock_held() {
 
 #[test]
 fn a_condition_releases_a_lock_that_is_held_several_times_while_it_waits() -> Result<()> {
+    deadline();
     let lock = RLock::new();
     let (full, empty) = (
         Condition::with_lock(lock.clone()),
@@ -309,6 +323,7 @@ fn a_condition_releases_a_lock_that_is_held_several_times_while_it_waits() -> Re
 
 #[test]
 fn a_notify_that_comes_as_a_wait_ends_is_not_lost() -> Result<()> {
+    deadline();
     // As many are woken as were notified, whatever the times; those that are late say so.
     let condition = Condition::new();
     let notified = Arc::new(AtomicUsize::new(0));
@@ -340,6 +355,7 @@ fn a_notify_that_comes_as_a_wait_ends_is_not_lost() -> Result<()> {
 
 #[test]
 fn a_semaphore_lets_so_many_in_at_a_time() -> Result<()> {
+    deadline();
     let semaphore = BoundedSemaphore::new(3);
     let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = (0..12)
@@ -367,6 +383,7 @@ fn a_semaphore_lets_so_many_in_at_a_time() -> Result<()> {
 
 #[test]
 fn a_semaphore_has_timeouts_and_any_thread_can_release_it() -> Result<()> {
+    deadline();
     let semaphore = Semaphore::new(0);
     assert!(!semaphore.try_acquire());
     assert!(!semaphore.acquire_timeout(Duration::ZERO));
@@ -392,6 +409,7 @@ fn a_semaphore_has_timeouts_and_any_thread_can_release_it() -> Result<()> {
 
 #[test]
 fn a_bounded_semaphore_is_not_released_more_often_than_acquired() -> Result<()> {
+    deadline();
     let semaphore = BoundedSemaphore::new(2);
     let too_often = |result| matches!(result, Err(Error::ReleasedTooOften { limit: 2 }));
     assert!(too_often(semaphore.release()));
@@ -405,6 +423,7 @@ fn a_bounded_semaphore_is_not_released_more_often_than_acquired() -> Result<()> 
 
 #[test]
 fn an_event_lets_all_go_on_until_it_is_cleared() -> Result<()> {
+    deadline();
     let event = Event::new();
     assert!(!event.is_set());
     assert!(!event.wait_timeout(Duration::ZERO));
@@ -431,6 +450,7 @@ fn an_event_lets_all_go_on_until_it_is_cleared() -> Result<()> {
 
 #[test]
 fn a_barrier_lets_nobody_through_before_all_are_there_round_after_round() -> Result<()> {
+    deadline();
     const PARTIES: usize = 4;
     const ROUNDS: usize = 200;
     let (here, acted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -489,6 +509,7 @@ fn all_are_told(threads: Vec<Thread<Result<usize>>>) -> Result<()> {
 
 #[test]
 fn a_barrier_is_broken_for_all_by_one_that_is_late_aborts_or_panics() -> Result<()> {
+    deadline();
     let barrier = Barrier::new(4);
     let waiting = two_wait(&barrier)?;
     assert!(matches!(
@@ -521,6 +542,7 @@ fn a_barrier_is_broken_for_all_by_one_that_is_late_aborts_or_panics() -> Result<
 
 #[test]
 fn a_reset_sends_those_away_who_wait_and_begins_anew() -> Result<()> {
+    deadline();
     let barrier = Barrier::new(3);
     let waiting = two_wait(&barrier)?;
     barrier.reset();
@@ -535,6 +557,7 @@ fn a_reset_sends_those_away_who_wait_and_begins_anew() -> Result<()> {
 
 #[test]
 fn a_barrier_whose_action_takes_long_is_not_broken_by_that() -> Result<()> {
+    deadline();
     let (acts, go_on) = (Event::new(), Event::new());
     let barrier = {
         let (acts, go_on) = (acts.clone(), go_on.clone());
@@ -570,6 +593,7 @@ fn a_barrier_whose_action_takes_long_is_not_broken_by_that() -> Result<()> {
 
 #[test]
 fn a_barrier_for_one_lets_it_through() -> Result<()> {
+    deadline();
     for parties in [0, 1] {
         assert_eq!(Barrier::new(parties).wait()?, 0);
     }

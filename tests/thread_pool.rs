@@ -1,9 +1,12 @@
 //! A pool of threads: its verbs, its failures, and its ends.
 
+mod deadline;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use deadline::deadline;
 use procession::thread::{Barrier, Event, Pool, Queue, current_thread};
 use procession::{Error, Result, wait};
 
@@ -29,6 +32,7 @@ fn divide(left: i64, right: i64) -> i64 {
 
 #[test]
 fn the_verbs_give_what_those_of_processes_give() -> Result<()> {
+    deadline();
     let pool = Pool::new(3)?;
     assert_eq!(pool.apply(square, (7,))?, 49);
     assert_eq!(pool.apply(divide, (7, 2))?, 3);
@@ -57,6 +61,7 @@ fn the_verbs_give_what_those_of_processes_give() -> Result<()> {
 
 #[test]
 fn closures_capture_and_values_need_not_be_cloned() -> Result<()> {
+    deadline();
     struct Unique(usize);
     let pool = Pool::new(2)?;
     let calls = Arc::new(AtomicUsize::new(0));
@@ -78,6 +83,7 @@ fn closures_capture_and_values_need_not_be_cloned() -> Result<()> {
 
 #[test]
 fn all_threads_take_part() -> Result<()> {
+    deadline();
     let pool = Pool::builder().workers(4).name("worker").start()?;
     // Nobody gets through before four are there.
     let barrier = Barrier::new(4);
@@ -98,6 +104,7 @@ fn all_threads_take_part() -> Result<()> {
 
 #[test]
 fn a_call_that_fails_is_told_and_the_pool_goes_on() -> Result<()> {
+    deadline();
     let pool = Pool::builder().workers(2).name("worker").start()?;
     let text = pool.apply(halve, (7,)).expect_err("it is odd").to_string();
     assert!(text.contains("returned an error: 7 is odd"), "{text}");
@@ -126,6 +133,7 @@ fn a_call_that_fails_is_told_and_the_pool_goes_on() -> Result<()> {
 
 #[test]
 fn a_result_can_be_waited_for_and_asked_for_again() -> Result<()> {
+    deadline();
     let pool = Pool::new(1)?;
     let go_on = Event::new();
     let event = go_on.clone();
@@ -146,6 +154,7 @@ fn a_result_can_be_waited_for_and_asked_for_again() -> Result<()> {
 
 #[test]
 fn callbacks_are_called_one_after_the_other() -> Result<()> {
+    deadline();
     let pool = Pool::new(2)?;
     let called = Queue::new();
     let on_result = |called: &Queue<String>| {
@@ -178,6 +187,7 @@ fn callbacks_are_called_one_after_the_other() -> Result<()> {
 
 #[test]
 fn imap_reads_a_bounded_way_ahead_of_what_is_taken() -> Result<()> {
+    deadline();
     let pool = Pool::new(2)?;
     let read = std::cell::Cell::new(0usize);
     let endless = std::iter::repeat_with(|| {
@@ -199,6 +209,7 @@ fn imap_reads_a_bounded_way_ahead_of_what_is_taken() -> Result<()> {
 
 #[test]
 fn a_closed_pool_takes_no_more_and_does_what_it_has() -> Result<()> {
+    deadline();
     let pool = Pool::new(1)?;
     let go_on = Event::new();
     let event = go_on.clone();
@@ -224,6 +235,7 @@ fn a_closed_pool_takes_no_more_and_does_what_it_has() -> Result<()> {
 
 #[test]
 fn a_pool_that_is_terminated_makes_no_calls_that_have_not_begun() -> Result<()> {
+    deadline();
     for by_drop in [false, true] {
         let pool = Pool::new(1)?;
         let (begun, go_on) = (Event::new(), Event::new());
@@ -260,6 +272,7 @@ fn a_pool_that_is_terminated_makes_no_calls_that_have_not_begun() -> Result<()> 
 
 #[test]
 fn an_initializer_is_called_in_every_thread_before_all_else() -> Result<()> {
+    deadline();
     thread_local!(static LANGUAGE: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) });
     let pool = Pool::builder()
         .workers(2)
@@ -275,6 +288,7 @@ fn an_initializer_is_called_in_every_thread_before_all_else() -> Result<()> {
 
 #[test]
 fn a_pool_whose_initializer_fails_gives_up() -> Result<()> {
+    deadline();
     let go_on = Event::new();
     let event = go_on.clone();
     let pool = Pool::builder()
@@ -306,11 +320,13 @@ fn a_pool_whose_initializer_fails_gives_up() -> Result<()> {
 
 #[test]
 fn a_pool_has_at_least_one_thread() {
+    deadline();
     assert!(matches!(Pool::new(0), Err(Error::PoolStart { .. })));
 }
 
 #[test]
 fn many_threads_use_one_pool() -> Result<()> {
+    deadline();
     let pool = Pool::new(2)?;
     std::thread::scope(|scope| {
         let users: Vec<_> = (0..8)

@@ -2,11 +2,14 @@
 //!
 //! What holds for all three is written once, for a trait that only these tests have.
 
+mod deadline;
+
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use deadline::deadline;
 use procession::thread::{LifoQueue, PriorityQueue, PutError, Queue, Thread};
 use procession::{Error, Result};
 use proptest::prelude::*;
@@ -109,9 +112,9 @@ any!(PriorityQueue, |inside| {
 
 macro_rules! each {
     ($($name:ident)*) => {
-        mod fifo { $(#[test] fn $name() { super::$name::<procession::thread::Queue<u64>>() })* }
-        mod lifo { $(#[test] fn $name() { super::$name::<procession::thread::LifoQueue<u64>>() })* }
-        mod priority { $(#[test] fn $name() { super::$name::<procession::thread::PriorityQueue<u64>>() })* }
+        mod fifo { $(#[test] fn $name() { super::deadline(); super::$name::<procession::thread::Queue<u64>>() })* }
+        mod lifo { $(#[test] fn $name() { super::deadline(); super::$name::<procession::thread::LifoQueue<u64>>() })* }
+        mod priority { $(#[test] fn $name() { super::deadline(); super::$name::<procession::thread::PriorityQueue<u64>>() })* }
     };
 }
 
@@ -471,6 +474,7 @@ fn a_thread_that_panics_takes_along_what_it_has_got_and_no_more<Q: Any<u64>>() {
 
 #[test]
 fn items_of_one_putter_come_in_their_order_to_one_getter() {
+    deadline();
     for maxsize in [0, 1, 3, 100] {
         let queue = Queue::with_maxsize(maxsize);
         let putters: Vec<_> = (0..3u64)
@@ -494,6 +498,7 @@ fn items_of_one_putter_come_in_their_order_to_one_getter() {
 
 #[test]
 fn equal_priorities_are_first_in_first_out() -> Result<()> {
+    deadline();
     #[derive(Debug, PartialEq, Eq)]
     struct Task(u8, &'static str);
     impl Ord for Task {
@@ -517,6 +522,7 @@ fn equal_priorities_are_first_in_first_out() -> Result<()> {
 
 #[test]
 fn items_that_cannot_be_cloned_encoded_or_shared_go_through() -> Result<()> {
+    deadline();
     let queue: Queue<Box<dyn FnOnce() -> std::cell::Cell<u32> + Send>> = Queue::new();
     queue.put(Box::new(|| std::cell::Cell::new(7)))?;
     let thread = Thread::spawn(
@@ -531,6 +537,7 @@ fn items_that_cannot_be_cloned_encoded_or_shared_go_through() -> Result<()> {
 
 #[test]
 fn what_is_left_is_dropped_with_the_last_handle_and_outside_of_locks() {
+    deadline();
     struct Counted(Arc<AtomicUsize>, Option<Queue<Counted>>);
     impl Drop for Counted {
         fn drop(&mut self) {

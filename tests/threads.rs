@@ -3,6 +3,7 @@
 //! The examples are built by `cargo test`; for this file alone, `cargo build --examples` comes first.
 
 mod common;
+mod deadline;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Program, Scene};
+use deadline::deadline;
 use procession::thread::{
     self, Event, Process, Queue, Run, Thread, Timer, active_children, active_count, current_thread,
     enumerate, main_thread,
@@ -38,6 +40,7 @@ fn plain(words: &str, times: usize) -> String {
 
 #[test]
 fn a_function_a_task_and_a_closure_give_their_values() -> Result<()> {
+    deadline();
     assert_eq!(Thread::spawn(add, (1, 2))?.join()?, 3);
     assert_eq!(Thread::spawn(plain, ("ab", 2))?.join()?, "abab");
     let captured = [1, 2, 3];
@@ -57,6 +60,7 @@ fn a_function_a_task_and_a_closure_give_their_values() -> Result<()> {
 
 #[test]
 fn a_thread_is_joined_any_number_of_times_and_by_several() -> Result<()> {
+    deadline();
     let go_on = Event::new();
     let thread = Thread::spawn(
         |event: Event| {
@@ -88,6 +92,7 @@ fn a_thread_is_joined_any_number_of_times_and_by_several() -> Result<()> {
 
 #[test]
 fn a_value_that_cannot_be_cloned_is_taken() -> Result<()> {
+    deadline();
     struct Unique(u32);
     let thread = Thread::spawn(|| Unique(7), ())?;
     assert_eq!(thread.join_once()?.0, 7);
@@ -96,6 +101,7 @@ fn a_value_that_cannot_be_cloned_is_taken() -> Result<()> {
 
 #[test]
 fn a_panic_is_told_with_its_message_and_place_to_everybody_who_joins() -> Result<()> {
+    deadline();
     let thread = Thread::builder()
         .name("divider")
         .spawn(|by: u64| 1 / by, (0,))?;
@@ -113,6 +119,7 @@ fn a_panic_is_told_with_its_message_and_place_to_everybody_who_joins() -> Result
 
 #[test]
 fn a_value_that_panics_when_it_is_dropped_ends_its_thread_all_the_same() -> Result<()> {
+    deadline();
     struct Grenade;
     impl Drop for Grenade {
         fn drop(&mut self) {
@@ -142,6 +149,7 @@ fn a_value_that_panics_when_it_is_dropped_ends_its_thread_all_the_same() -> Resu
 
 #[test]
 fn an_error_that_a_task_returns_is_told_as_text() -> Result<()> {
+    deadline();
     assert_eq!(Thread::spawn(halve, (8,))?.join()?, 4);
     let thread = Thread::builder().name("halver").spawn(halve, (7,))?;
     let text = thread.join().expect_err("7 is odd").to_string();
@@ -151,6 +159,7 @@ fn an_error_that_a_task_returns_is_told_as_text() -> Result<()> {
 
 #[test]
 fn a_type_with_a_run_method_is_a_thread_with_the_types_name() -> Result<()> {
+    deadline();
     struct Adder<T> {
         numbers: Vec<T>,
     }
@@ -183,6 +192,7 @@ fn a_type_with_a_run_method_is_a_thread_with_the_types_name() -> Result<()> {
 /// With the attribute of processes, and the names that `process` has.
 #[test]
 fn a_program_of_processes_becomes_one_of_threads() -> Result<()> {
+    deadline();
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Square(u64);
     #[procession::process]
@@ -203,6 +213,7 @@ fn a_program_of_processes_becomes_one_of_threads() -> Result<()> {
 
 #[test]
 fn threads_know_their_names_and_numbers() -> Result<()> {
+    deadline();
     let thread = Thread::builder()
         .name("with a name that is longer than the system's")
         .daemon(true)
@@ -228,6 +239,7 @@ fn threads_know_their_names_and_numbers() -> Result<()> {
 
 #[test]
 fn the_living_are_listed_until_they_are_joined() -> Result<()> {
+    deadline();
     let go_on = Event::new();
     let names = ["listed 1", "listed 2", "listed 3"];
     let threads = names
@@ -269,6 +281,7 @@ fn the_living_are_listed_until_they_are_joined() -> Result<()> {
 
 #[test]
 fn a_thread_that_would_join_itself_is_told() -> Result<()> {
+    deadline();
     let own = Queue::<thread::AnyThread>::new();
     let thread = Thread::builder().name("narcissus").spawn(
         |own: Queue<thread::AnyThread>| {
@@ -292,6 +305,7 @@ fn a_thread_that_would_join_itself_is_told() -> Result<()> {
 
 #[test]
 fn what_the_thread_holds_is_dropped_before_join_returns() -> Result<()> {
+    deadline();
     struct Flag(Arc<AtomicBool>);
     impl Drop for Flag {
         fn drop(&mut self) {
@@ -316,6 +330,7 @@ fn what_the_thread_holds_is_dropped_before_join_returns() -> Result<()> {
 
 #[test]
 fn waiting_for_several_wakes_at_the_first_that_is_ready() -> Result<()> {
+    deadline();
     let (stop, event, queue) = (Event::new(), Event::new(), Queue::<u32>::new());
     let sleeper = Thread::spawn(|event: Event| event.wait(), (stop.clone(),))?;
     assert!(wait(&[&sleeper, &event, &queue], Some(Duration::ZERO))?.is_empty());
@@ -346,6 +361,7 @@ fn waiting_for_several_wakes_at_the_first_that_is_ready() -> Result<()> {
 
 #[test]
 fn a_wait_for_a_queue_sees_every_item_that_is_put_meanwhile() -> Result<()> {
+    deadline();
     let queue = Queue::new();
     let putter = Thread::spawn(
         |queue: Queue<u32>| {
@@ -373,6 +389,7 @@ fn a_wait_for_a_queue_sees_every_item_that_is_put_meanwhile() -> Result<()> {
 
 #[test]
 fn a_timer_calls_later_unless_it_is_cancelled() -> Result<()> {
+    deadline();
     let timer = Timer::spawn(Duration::from_millis(1), add, (1, 2))?;
     assert!(timer.name().starts_with("Timer-"));
     assert_eq!(timer.join()?, Some(3));
@@ -392,6 +409,7 @@ fn a_timer_calls_later_unless_it_is_cancelled() -> Result<()> {
 
 #[test]
 fn many_threads_come_and_go() -> Result<()> {
+    deadline();
     let threads: Vec<_> = (0..200u64)
         .map(|number| {
             Thread::builder()
@@ -421,6 +439,7 @@ fn example(scene: &Scene, name: &str) -> Program {
 
 #[test]
 fn the_clock_of_threads_differs_from_that_of_processes_by_one_word_of_its_imports() {
+    deadline();
     let code = |text: &str| {
         let lines = text.lines().filter(|line| !line.starts_with("//!"));
         lines.map(ToOwned::to_owned).collect::<Vec<_>>()
@@ -452,6 +471,7 @@ fn the_clock_of_threads_differs_from_that_of_processes_by_one_word_of_its_import
 
 #[test]
 fn the_three_queues_each_have_their_order() {
+    deadline();
     let scene = Scene::new();
     let ended = example(&scene, "thread_queues").run();
     ended.assert_success();
@@ -465,6 +485,7 @@ fn the_three_queues_each_have_their_order() {
 
 #[test]
 fn a_lock_in_both_forms_loses_nothing_and_a_panic_releases_it() {
+    deadline();
     let scene = Scene::new();
     let ended = example(&scene, "lock").run();
     ended.assert_success();
@@ -484,6 +505,7 @@ fn a_lock_in_both_forms_loses_nothing_and_a_panic_releases_it() {
 
 #[test]
 fn main_waits_for_threads_that_are_no_daemons_and_children_do_too() {
+    deadline();
     let scene = Scene::new();
     let ended = example(&scene, "thread_ends").run();
     ended.assert_success();
