@@ -6,13 +6,13 @@
 //! cargo run --example clock -- 2 0.5     two ticks each, half a second apart
 //! ```
 //!
-//! You should see the time (UTC) told by each of them, and with a number of ticks, how many each has told.
+//! You should see the time (UTC) told by each of them, and with a number of ticks, how many each has told. `thread_clock` is the same
+//! program with threads; it differs by the word `thread` in one line.
 
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use procession::process::current_process;
-use procession::{Process, Run};
+use procession::process::{Process, Run, current_process};
 use serde::{Deserialize, Serialize};
 
 /// Without a number of ticks it never ends.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::process::ProcessEnd;
+use crate::registry::Failure;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -215,6 +216,75 @@ pub enum Error {
         /// What happened.
         end: ProcessEnd,
     },
+    /// A thread ended without giving its value.
+    #[error("thread {name} {failure}")]
+    Thread {
+        /// The thread's name.
+        name: String,
+        /// What happened.
+        failure: Failure,
+    },
+    /// A thread cannot be started.
+    #[error(
+        "cannot start thread {name}: {source}; there may be too many (see ulimit -u), or no memory for its stack"
+    )]
+    ThreadStart {
+        /// The name that it was to have.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A thread waits for its own end.
+    #[error("thread {name} cannot join itself: it would wait for ever")]
+    JoinsItself {
+        /// Its name.
+        name: String,
+    },
+    /// A call that a pool of threads made has no value: it panicked or returned an error.
+    #[error("task {task} (call {call}) in thread {thread} {failure}")]
+    CallFailed {
+        /// The function's name.
+        task: Box<str>,
+        /// Which call, counted from 0 in the order of the items.
+        call: u64,
+        /// The name of the thread.
+        thread: Box<str>,
+        /// What happened.
+        failure: Failure,
+    },
+    /// A lock is released, or its condition used, by a thread that does not hold it.
+    #[error(
+        "this thread does not hold the {what}: only the thread that acquired it can release it, and whoever uses its condition \
+         must hold it; to let another thread go on use an Event or a Semaphore"
+    )]
+    NotHeld {
+        /// What is not held.
+        what: &'static str,
+    },
+    /// A thread waits for a lock that it holds.
+    #[error(
+        "this thread holds the lock already and would wait for itself for ever: release it first, or use an RLock"
+    )]
+    HeldAlready,
+    /// A lock was acquired by one thread more often than can be counted.
+    #[error("this thread has acquired the lock {times} times without releasing it")]
+    TooOften {
+        /// So often.
+        times: u32,
+    },
+    /// A bounded semaphore was released more often than it was acquired.
+    #[error(
+        "the semaphore was released more often than it was acquired: it has {limit} units in all"
+    )]
+    ReleasedTooOften {
+        /// What it began with.
+        limit: usize,
+    },
+    /// Not all will meet at the barrier: one was late, gave up or panicked, or the barrier was reset.
+    #[error(
+        "the barrier is broken: one of its threads was late, gave up or panicked, or it was reset; reset() makes it usable again"
+    )]
+    BrokenBarrier,
     /// A process cannot be started.
     #[error("cannot start process {name}: {source}{}", advice_on_starting(.source))]
     Start {

@@ -16,6 +16,7 @@
 //! | [`process`](mod@process) | processes that run a function, or a type's `run` method |
 //! | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] | items from any number of putters to any number of getters |
 //! | [`pipe`] | two ends, each in any process |
+//! | [`thread`](mod@thread) | threads of the same shape as processes, and their [`Queue`](thread::Queue), [`LifoQueue`](thread::LifoQueue), [`PriorityQueue`](thread::PriorityQueue), [`Lock`](thread::Lock), [`RLock`](thread::RLock), [`Condition`](thread::Condition), [`Semaphore`](thread::Semaphore), [`BoundedSemaphore`](thread::BoundedSemaphore), [`Event`](thread::Event), [`Barrier`](thread::Barrier), [`Timer`](thread::Timer), [`Pool`](thread::Pool) |
 //! | [`mod@bytes`] | binary items |
 //! | [`registry`] | the program's tasks by name |
 //! | [`wait`](mod@wait) | waiting for the first of several things |
@@ -38,6 +39,7 @@ pub mod process;
 mod queue;
 pub mod registry;
 mod simple_queue;
+pub mod thread;
 pub mod wait;
 pub mod wire;
 
@@ -47,7 +49,7 @@ pub use joinable_queue::JoinableQueue;
 pub use pipe::{Client, Connection, Listener, Pipe};
 pub use pool::Pool;
 pub use process::{Process, Run};
-pub use procession_macros::{main, process, task};
+pub use procession_macros::{main, process, task, thread};
 pub use queue::{Item, Iter, PutError, Queue, QueueBuilder};
 pub use registry::Task;
 pub use simple_queue::SimpleQueue;
@@ -61,7 +63,7 @@ pub use wire::payload::Payload;
 pub mod __private {
     pub use crate::process::ending::{ByDebug, ByDisplay, Shown, main, outcome, report_error};
     pub use crate::process::inside::MAINS;
-    pub use crate::registry::{TASKS, run_task, run_type};
+    pub use crate::registry::{TASKS, run_task};
     pub use linkme;
 }
 

@@ -109,7 +109,7 @@
 
 mod async_result;
 mod builder;
-mod callbacks;
+pub(crate) mod callbacks;
 mod child;
 mod chunk;
 mod crew;
@@ -130,6 +130,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use async_result::AsyncResult;
+pub(crate) use async_result::Pending;
 pub use builder::PoolBuilder;
 pub use imap::{Imap, ImapOf, Single};
 pub use tasks::Tasks;

@@ -7,7 +7,7 @@
 //! Values travel as MessagePack, structs as arrays: what the two sides share is the order and the types of fields.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fmt;
 
 use linkme::distributed_slice;
 use serde::de::DeserializeOwned;
@@ -89,6 +89,23 @@ pub struct Failure {
     pub kind: FailureKind,
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            message,
+            location,
+            kind,
+        } = self;
+        match (kind, location) {
+            (FailureKind::Panic, Some(location)) => write!(f, "panicked at {location}: {message}"),
+            (FailureKind::Panic, None) => write!(f, "panicked: {message}"),
+            (FailureKind::Error, _) => write!(f, "returned an error: {message}"),
+            (FailureKind::Arguments, _) => write!(f, "could not read its arguments: {message}"),
+            (FailureKind::Output | FailureKind::Unknown, _) => write!(f, "failed: {message}"),
+        }
+    }
+}
+
 /// The kinds of [`Failure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -130,8 +147,7 @@ pub fn run_task<T: Task>(task: T, arguments: &[u8]) -> std::result::Result<Vec<u
 }
 
 /// Runs an encoded value of a type with a run method.
-#[doc(hidden)]
-pub fn run_type<P: Run>(value: &[u8]) -> std::result::Result<Vec<u8>, Failure> {
+pub(crate) fn run_type<P: Run>(value: &[u8]) -> std::result::Result<Vec<u8>, Failure> {
     run(value, |value: P| value.call())
 }
 
@@ -158,18 +174,7 @@ fn run<A: DeserializeOwned, O: Serialize>(
             failed(FailureKind::Output, message)
         })
     };
-    panics::forget();
-    // Nothing of ours is left half done by a panic; what the user's function shares with others is the user's.
-    catch_unwind(AssertUnwindSafe(steps)).unwrap_or_else(|payload| {
-        let message = message_of(payload.as_ref());
-        // A payload may panic when it is dropped, and then nobody would catch it. There is at most one for each task.
-        std::mem::forget(payload);
-        Err(Failure {
-            message,
-            location: panics::location(),
-            kind: FailureKind::Panic,
-        })
-    })
+    panics::caught(steps)
 }
 
 /// A panic's message, as the standard library prints it.

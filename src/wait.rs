@@ -7,8 +7,10 @@
 //! | object | is ready when |
 //! |---|---|
 //! | [`AsyncResult`](crate::pool::AsyncResult) | its value, or the error in its place, is there |
-//! | [`Process`](crate::Process) | it has ended, however that came about |
+//! | [`Process`](crate::Process), [`thread::Thread`](crate::thread::Thread) | it has ended, however that came about |
 //! | [`Queue`](crate::Queue), [`JoinableQueue`](crate::JoinableQueue), [`SimpleQueue`](crate::SimpleQueue) | there is an item, or there will be none any more |
+//! | [`thread::Queue`](crate::thread::Queue), [`LifoQueue`](crate::thread::LifoQueue), [`PriorityQueue`](crate::thread::PriorityQueue) | the same |
+//! | [`thread::Event`](crate::thread::Event) | it is set |
 //!
 //! ```
 //! use procession::{Process, wait};
@@ -37,6 +39,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -190,6 +193,8 @@ impl fmt::Debug for Watch<'_> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Subscribers {
     list: Arc<Mutex<Vec<(u64, Waker)>>>,
+    /// Its length.
+    count: Arc<AtomicUsize>,
 }
 
 impl Subscribers {
@@ -199,9 +204,18 @@ impl Subscribers {
         // One more than the newest, so none of those that are in the list.
         let id = list.last().map_or(0, |(last, _)| last + 1);
         list.push((id, waker.clone()));
+        self.count.store(list.len(), Ordering::Release);
         Subscription {
             of: self.clone(),
             id,
+        }
+    }
+
+    /// As [`wake`](Self::wake), at the cost of one load when there is nobody. Only for an object whose `is_ready` takes the lock under which
+    /// it was just changed: then whoever subscribes too late for this to be seen here looks after the change.
+    pub(crate) fn wake_if_any(&self) {
+        if self.count.load(Ordering::Acquire) != 0 {
+            self.wake();
         }
     }
 
@@ -223,6 +237,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let mut list = self.of.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.retain(|(id, _)| *id != self.id);
+        self.of.count.store(list.len(), Ordering::Release);
     }
 }
 
@@ -239,7 +254,7 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     #[derive(Default)]
     struct Flag {

@@ -3,7 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `task` | a function that can be run in another process |
-//! | `process` | a type that can |
+//! | `process` | a type that can, or that is a thread |
 //! | `program` | `main`, of a program that starts them |
 //! | `outcome` | what a function returns: a value, or a `Result` of one |
 
@@ -90,7 +90,37 @@ pub fn task(attributes: TokenStream, item: TokenStream) -> TokenStream {
 /// with [`task`](macro@task). `#[process(name = "square")]` gives it another name than that of its module and type.
 #[proc_macro_attribute]
 pub fn process(attributes: TokenStream, item: TokenStream) -> TokenStream {
-    process::expand(attributes.into(), item.into())
+    process::expand(process::Kind::Process, attributes.into(), item.into())
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
+}
+
+/// Makes a type with a `run` method a thread: Python's "inheritance".
+///
+/// ```
+/// use procession::thread::Run;
+///
+/// struct Square<T> {
+///     of: T,
+/// }
+///
+/// #[procession::thread]
+/// impl<T: std::ops::Mul<Output = T> + Copy + Send + 'static> Run for Square<T> {
+///     fn run(self) -> T {
+///         self.of * self.of
+///     }
+/// }
+///
+/// let thread = Square { of: 3 }.start()?;
+/// assert_eq!(thread.join()?, 9);
+/// # Ok::<(), procession::Error>(())
+/// ```
+///
+/// Of a `Result<T, E>` that `run` returns, the thread's value is `T`. [`#[process]`](macro@process) does as well here, so that a program of
+/// processes becomes one of threads by its imports; but it asks for more, and puts the type into the list of what other processes can run.
+#[proc_macro_attribute]
+pub fn thread(attributes: TokenStream, item: TokenStream) -> TokenStream {
+    process::expand(process::Kind::Thread, attributes.into(), item.into())
         .unwrap_or_else(syn::Error::into_compile_error)
         .into()
 }
@@ -100,8 +130,8 @@ pub fn process(attributes: TokenStream, item: TokenStream) -> TokenStream {
 /// In a child the task is run instead of it. In the program itself it is run, and when it has returned:
 ///
 /// 1. an error that it returned is printed, as `NAME: error: …`;
-/// 2. the children that are no daemons are joined;
-/// 3. the daemons are ended: by SIGTERM, and after two seconds by SIGKILL;
+/// 2. the threads and the children that are no daemons are joined;
+/// 3. children that are daemons are ended: by SIGTERM, and after two seconds by SIGKILL;
 /// 4. what is to be finished at exit is finished;
 /// 5. the program exits with main's value: 0, 1 after an error, or what its `ExitCode` says.
 ///
@@ -109,7 +139,7 @@ pub fn process(attributes: TokenStream, item: TokenStream) -> TokenStream {
 /// can still serve those that are joined.)
 ///
 /// A program without it works as well (its children run their task before its `main`), but when its `main` returns, or
-/// `std::process::exit` is called, the children end at once: join them.
+/// `std::process::exit` is called, the children and all threads end at once: join them.
 ///
 /// Other attributes go below it: `#[procession::main] #[tokio::main] async fn main() { … }`.
 #[proc_macro_attribute]

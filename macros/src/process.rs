@@ -1,4 +1,7 @@
-//! `#[process]`: an `impl Run for …` block gets what is the same in all of them, and its type is registered.
+//! `#[process]`: an `impl Run for …` block gets what is the same in all of them, and its type is registered; `#[thread]`: the same, and
+//! it is not.
+//!
+//! `Run` is the one of `procession::process` or that of `procession::thread`: whichever the program has imported.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -7,21 +10,29 @@ use syn::{Generics, ImplItem, ItemImpl, Type};
 use crate::outcome::Outcome;
 use crate::task::given_name;
 
-pub fn expand(attributes: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
+/// What the type is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Process,
+    Thread,
+}
+
+pub fn expand(kind: Kind, attributes: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
     let name = given_name(attributes)?;
     let mut block: ItemImpl = syn::parse2(item)?;
-    let is_run = block.trait_.as_ref().is_some_and(|(not, path, _)| {
+    let run = block.trait_.as_ref().and_then(|(not, path, _)| {
         let last = path.segments.last();
-        not.is_none() && last.is_some_and(|last| last.ident == "Run")
+        let is_run = not.is_none() && last.is_some_and(|last| last.ident == "Run");
+        is_run.then(|| path.clone())
     });
-    if !is_run {
+    let Some(run) = run else {
         return Err(syn::Error::new_spanned(
             &block.self_ty,
-            "this attribute goes on `impl Run for …`, with Run from procession",
+            "this attribute goes on `impl Run for …`, with Run from procession::process or procession::thread",
         ));
-    }
+    };
     let Generics { params, .. } = &block.generics;
-    if !params.is_empty() {
+    if !params.is_empty() && kind == Kind::Process {
         return Err(syn::Error::new_spanned(
             params,
             "a process cannot be generic: another process finds it by name, and a name says nothing of type arguments",
@@ -40,7 +51,7 @@ pub fn expand(attributes: TokenStream, item: TokenStream) -> syn::Result<TokenSt
     if let Some(keyword) = &signature.asyncness {
         return Err(syn::Error::new(
             keyword.span,
-            "run cannot be async: a process of its own has no runtime; start one in it and block on it",
+            "run cannot be async: a process or thread of its own has no runtime; start one in it and block on it",
         ));
     }
 
@@ -58,7 +69,7 @@ pub fn expand(attributes: TokenStream, item: TokenStream) -> syn::Result<TokenSt
         }
         syn::ReturnType::Type(_, written) => quote!(#written),
     };
-    let call = outcome.wrap(&quote!(::procession::Run::run(self)));
+    let call = outcome.wrap(&quote!(<Self as #run>::run(self)));
     let name = name.map_or_else(
         || quote!(concat!(module_path!(), "::", stringify!(#subject))),
         |name| quote!(#name),
@@ -77,6 +88,9 @@ pub fn expand(attributes: TokenStream, item: TokenStream) -> syn::Result<TokenSt
         }
     });
 
+    if kind == Kind::Thread {
+        return Ok(quote!(#block));
+    }
     let conditions: Vec<_> = block
         .attrs
         .iter()
@@ -90,8 +104,8 @@ pub fn expand(attributes: TokenStream, item: TokenStream) -> syn::Result<TokenSt
             #[::procession::__private::linkme::distributed_slice(::procession::__private::TASKS)]
             #[linkme(crate = ::procession::__private::linkme)]
             static ENTRY: ::procession::registry::Entry = ::procession::registry::Entry::new(
-                <#subject as ::procession::Run>::NAME,
-                |arguments| ::procession::__private::run_type::<#subject>(arguments),
+                <#subject as #run>::NAME,
+                |arguments| <#subject as #run>::run_encoded(arguments),
             );
         };
     })

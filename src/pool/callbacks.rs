@@ -7,10 +7,10 @@ use std::thread::JoinHandle;
 
 use crate::pipeline::panic_text;
 
-type Call = Box<dyn FnOnce() + Send>;
+pub(crate) type Call = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-pub(super) struct Callbacks {
+pub(crate) struct Callbacks {
     state: Mutex<State>,
 }
 
@@ -27,7 +27,7 @@ impl Callbacks {
     }
 
     /// Has it called in that thread, which is started for the first.
-    pub(super) fn call(&self, call: Call) {
+    pub(crate) fn call(&self, call: Call) {
         let mut state = self.state();
         if state.sender.is_none() && !state.closed {
             let (sender, calls) = channel::<Call>();
@@ -53,7 +53,7 @@ impl Callbacks {
     }
 
     /// No more calls come; waits for those that have come if `wait` says so.
-    pub(super) fn end(&self, wait: bool) {
+    pub(crate) fn end(&self, wait: bool) {
         let thread = {
             let mut state = self.state();
             state.closed = true;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use nix::sys::signal::Signal;
 
-use crate::registry::{Failure, FailureKind};
+use crate::registry::Failure;
 
 /// How a process ended that did not give its value; part of [`Error::Process`](crate::Error::Process).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum ProcessEnd {
 impl fmt::Display for ProcessEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(failure) => write_failure(f, failure),
+            Self::Failed(failure) => failure.fmt(f),
             Self::Exited(code) => write!(f, "exited with code {code} before it gave its value"),
             Self::Killed {
                 signal,
@@ -48,23 +48,6 @@ impl fmt::Display for ProcessEnd {
                 "is gone, and its exit code was taken by somebody else: do not ignore SIGCHLD or wait for any child",
             ),
         }
-    }
-}
-
-fn write_failure(f: &mut fmt::Formatter<'_>, failure: &Failure) -> fmt::Result {
-    let Failure {
-        message,
-        location,
-        kind,
-    } = failure;
-    match (kind, location) {
-        (FailureKind::Panic, Some(location)) => write!(f, "panicked at {location}: {message}"),
-        (FailureKind::Panic, None) => write!(f, "panicked: {message}"),
-        (FailureKind::Error, _) => write!(f, "returned an error: {message}"),
-        (FailureKind::Arguments, _) => {
-            write!(f, "could not read its arguments: {message}")
-        }
-        (FailureKind::Output | FailureKind::Unknown, _) => write!(f, "failed: {message}"),
     }
 }
 

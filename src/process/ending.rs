@@ -31,9 +31,12 @@ pub fn main<T>(main: impl FnOnce() -> T, report: impl FnOnce(T) -> ExitCode) -> 
     }
 }
 
-/// Ends pools, joins the children that are no daemons, then ends the daemons, and lets what was sent on pipes leave this process.
+/// Joins the threads that are no daemons, ends pools, joins the children that are no daemons, then ends the daemons, and lets what was
+/// sent on pipes leave this process.
 pub(super) fn finish() {
-    // First, or their workers, which are daemons, would be replaced as they are ended.
+    // First: they may start processes, use pools, and put into queues.
+    crate::thread::join_all();
+    // Then, or their workers, which are daemons, would be replaced as they are ended.
     crate::at_exit::run_first();
     end_children();
     crate::at_exit::run();

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Builder, Process};
 use crate::error::Result;
+use crate::registry::{self, Failure};
 
 /// A process as a type: what it needs are its fields, what it does is `run`.
 ///
@@ -59,5 +60,11 @@ pub trait Run: Serialize + DeserializeOwned + Send + 'static {
     /// As [`Process::spawn`].
     fn start(self) -> Result<Process<Self::Output>> {
         Builder::new().start(self)
+    }
+
+    /// Decodes one and runs it. What the attribute registers.
+    #[doc(hidden)]
+    fn run_encoded(value: &[u8]) -> std::result::Result<Vec<u8>, Failure> {
+        registry::run_type::<Self>(value)
     }
 }
