@@ -48,6 +48,9 @@ pub(crate) enum Arrived<'a> {
     Large(Body),
 }
 
+/// An item by its block, which is of an attempt, and its place there.
+type Taken = ((TaskId, u32), u32);
+
 #[derive(Debug)]
 pub(crate) struct Getting {
     /// In the order of the lane; those in front may be taken and not done with.
@@ -57,8 +60,8 @@ pub(crate) struct Getting {
     current: Current,
     /// Its getters say when they are done with an item.
     pub(super) joinable: bool,
-    /// Of such a queue: what each thread has taken and not said to be done with, in order; an item by its block and its place there.
-    taken_by: HashMap<ThreadId, VecDeque<((TaskId, u32), u32)>>,
+    /// Of such a queue: what each thread has taken and not said to be done with, in order.
+    taken_by: HashMap<ThreadId, VecDeque<Taken>>,
     /// Items here that were not taken.
     untaken: u64,
     lane: u32,
@@ -321,7 +324,7 @@ impl Getting {
     }
 
     /// What this thread took first and is not done with: not any more.
-    fn next_of(&mut self, thread: ThreadId) -> Option<((TaskId, u32), u32)> {
+    fn next_of(&mut self, thread: ThreadId) -> Option<Taken> {
         let taken = self.taken_by.get_mut(&thread)?;
         let next = taken.pop_front();
         if taken.is_empty() {
