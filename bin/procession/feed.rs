@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use procession::Body;
 use procession::command::{CommandResult, Job, Mode, Template};
-use procession::pipeline::{Putter, Ventilator, VentilatorBuilder, VentilatorHandle};
+use procession::pipeline::{Putter, Summary, Ventilator, VentilatorBuilder, VentilatorHandle};
 
 use crate::args::options::{CommonArgs, InputArgs, InputFile};
 use crate::commands;
@@ -32,12 +32,29 @@ struct ReadingShared {
     bytes: AtomicU64,
     bytes_total: AtomicU64,
     failed: AtomicBool,
+    /// All of it has been read.
+    ended: AtomicBool,
 }
 
 impl Reading {
     /// Whether the input could not be read to its end.
     pub fn has_failed(&self) -> bool {
         self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// Says how much a run that was stopped has left undone.
+    pub fn say_unfinished(&self, summary: &Summary) {
+        if summary.unfinished == 0 || output_was_closed(summary.cause) {
+            return;
+        }
+        let (done, unfinished) = (summary.done, summary.unfinished);
+        if self.shared.ended.load(Ordering::Acquire) {
+            log::warn!("{done} tasks are done, {unfinished} are not");
+        } else {
+            log::warn!(
+                "{done} tasks are done, {unfinished} that were read are not, and the rest of the input was not read"
+            );
+        }
     }
 
     /// How it stands, for progress.
@@ -217,13 +234,14 @@ pub fn start(
                     }
                 }
             }
+            shared.ended.store(true, Ordering::Release);
             putter.end();
         })?;
     Ok(reading)
 }
 
 /// Whether a run ended because nobody reads the sink's output any more, of which not a word is to be said.
-pub fn output_was_closed(cause: u8) -> bool {
+fn output_was_closed(cause: u8) -> bool {
     cause == PIPE
 }
 

@@ -90,13 +90,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     }
     let summary = summary?;
     output.finish()?;
-    if summary.unfinished > 0 && !feed::output_was_closed(summary.cause) {
-        log::warn!(
-            "{} tasks are done, {} that were read are not, and the rest of the input was not read",
-            summary.done,
-            summary.unfinished
-        );
-    }
+    reading.say_unfinished(&summary);
     let code = feed::exit_code(summary.failed, summary.cause);
     Ok(if reading.has_failed() || filter_failed {
         code.merge(ExitCode::Error)

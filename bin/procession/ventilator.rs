@@ -34,13 +34,7 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
     watching.stop();
     drop(guardian);
     let summary = summary?;
-    if summary.unfinished > 0 && !feed::output_was_closed(summary.cause) {
-        log::warn!(
-            "{} tasks are done, {} are not, and the rest of the input was not read",
-            summary.done,
-            summary.unfinished
-        );
-    }
+    reading.say_unfinished(&summary);
     Ok(feed::exit_code(summary.failed, summary.cause))
 }
 
