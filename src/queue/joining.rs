@@ -34,6 +34,8 @@ enum Phase {
     Dialling,
     /// Until somebody is told.
     Failed(Error),
+    /// Somebody was told, while others waited: these are to ask, too.
+    Told,
     /// The handles are gone.
     Left,
 }
@@ -68,8 +70,13 @@ impl Joining {
                 return Ok(Some(member));
             }
             match std::mem::take(&mut state.phase) {
-                Phase::Failed(error) => return Err(error),
-                Phase::Idle => self.dial(&mut state, settings()?)?,
+                Phase::Failed(error) => {
+                    if state.expecting > 0 {
+                        state.phase = Phase::Told;
+                    }
+                    return Err(error);
+                }
+                Phase::Idle | Phase::Told => self.dial(&mut state, settings()?)?,
                 Phase::Dialling => state.phase = Phase::Dialling,
                 Phase::Left => {
                     state.phase = Phase::Left;
@@ -94,12 +101,22 @@ impl Joining {
 
     /// Whether the next [`join`](Self::join) says at once that it cannot be done.
     pub(super) fn has_failed(&self) -> bool {
-        self.member.get().is_none() && matches!(self.lock().phase, Phase::Failed(_))
+        self.member.get().is_none() && matches!(self.lock().phase, Phase::Failed(_) | Phase::Told)
     }
 
+    /// The next [`join`](Self::join) is to say this, unless somebody dials meanwhile.
     pub(super) fn failed(&self, error: Error) {
         let mut state = self.lock();
-        if !matches!(state.phase, Phase::Left) {
+        if matches!(state.phase, Phase::Idle | Phase::Told) {
+            state.phase = Phase::Failed(error);
+        }
+        drop(state);
+        self.watchers.wake();
+    }
+
+    fn dialled_in_vain(&self, error: Error) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Dialling) {
             state.phase = Phase::Failed(error);
         }
         drop(state);
@@ -119,7 +136,7 @@ impl Joining {
                     drop(joining);
                     member.run();
                 }
-                Err(error) => joining.failed(error),
+                Err(error) => joining.dialled_in_vain(error),
             })
             .map_err(|error| Error::system("cannot start a queue's thread", error))?;
         state.thread = Some(thread);
@@ -133,10 +150,13 @@ impl Joining {
             shared.leave();
             return;
         }
+        if self.member.set(Arc::clone(shared)).is_err() {
+            shared.leave();
+            return;
+        }
         for _ in 0..state.expecting {
             shared.expect(true);
         }
-        let _ = self.member.set(Arc::clone(shared));
         state.phase = Phase::Idle;
         drop(state);
         self.changed.notify_all();

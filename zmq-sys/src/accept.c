@@ -17,6 +17,12 @@ static int reserve = -1;
 __attribute__((constructor)) static void keep_reserve(void)
 {
     int fresh = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (fresh >= 0 && fresh < 3) {
+        /* Where the program was started without them, these are for its standard streams. */
+        int low = fresh;
+        fresh = fcntl(low, F_DUPFD_CLOEXEC, 3);
+        close(low);
+    }
     int old = __atomic_exchange_n(&reserve, fresh, __ATOMIC_ACQ_REL);
     if (old != -1)
         close(old);

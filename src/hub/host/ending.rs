@@ -72,6 +72,7 @@ impl Host {
             self.closing.get_or_insert(now);
             self.cause = CREATOR_LEFT;
             self.dropped = self.ledger.items_inside();
+            self.orders.set_blocked(Vec::new());
             self.tell_accepted(now);
             self.pill_all();
             self.pill_members();

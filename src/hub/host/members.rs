@@ -30,6 +30,8 @@ pub(super) struct Members {
     dropping: bool,
     /// The one who was granted room last; the next one comes first.
     last_granted: PeerId,
+    /// How many items had been taken when somebody looked last.
+    taken_before: u64,
     /// Till when the creator, who wants to end, lets others take what is here.
     pub(super) until: Option<Instant>,
 }
@@ -68,6 +70,7 @@ impl Members {
             closed: false,
             dropping: false,
             last_granted: 0,
+            taken_before: 0,
             until: None,
         }
     }
@@ -407,32 +410,42 @@ impl Host {
         }
     }
 
-    /// The processes of this machine that wait for room which nobody will make: no other process gets.
+    /// The processes of this machine that wait for room which nobody will make: nothing has been taken since, and no other process is
+    /// there that could.
     pub(super) fn note_blocked(&mut self, now: Instant) {
+        let taken = self.ledger.items_taken();
         let Some(members) = &mut self.members else {
             return;
         };
-        if members.info.maxsize == 0 {
+        if members.info.maxsize == 0 || self.left_at.is_some() {
             return;
         }
+        let moves = std::mem::replace(&mut members.taken_before, taken) != taken;
         let mut blocked = Vec::new();
+        let here = std::process::id();
+        let mut others = false;
         for member in members.all.values_mut() {
             if member.wanted > member.granted && !member.silent {
+                if moves {
+                    member.blocked = None;
+                }
                 let since = *member.blocked.get_or_insert(now);
                 blocked.extend(member.pid.map(|pid| (pid, since)));
+                others |= member.pid.is_none();
             } else {
                 member.blocked = None;
+                // It may get yet.
+                others |= member.pid != Some(here) && !member.silent;
             }
         }
-        let here = std::process::id();
-        let others_get = self.ledger.consumers().any(|(id, consumer)| {
-            let pid = self.peers.get(&id).map(|peer| peer.pid);
-            let waits = pid.is_some_and(|pid| {
-                pid == here || blocked.iter().any(|&(blocked, _)| blocked == pid)
-            });
-            !consumer.is_silent() && !waits
+        let others_get = self.ledger.consumers().any(|(id, _)| {
+            let waits = |pid| pid == here || blocked.iter().any(|&(blocked, _)| blocked == pid);
+            !self
+                .peers
+                .get(&id)
+                .is_some_and(|peer| peer.same_machine && waits(peer.pid))
         });
-        if others_get {
+        if others || others_get {
             blocked.clear();
         }
         self.orders.set_blocked(blocked);

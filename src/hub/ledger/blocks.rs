@@ -138,6 +138,11 @@ impl Ledger {
         }
     }
 
+    /// Items that were taken by a program.
+    pub(in crate::hub) const fn items_taken(&self) -> u64 {
+        self.items_taken
+    }
+
     /// Items that were put and not yet taken by a program, those that are on their way included.
     #[must_use]
     pub const fn items_inside(&self) -> u64 {

@@ -32,6 +32,11 @@ impl Ledger {
                 Some(task) => match task.state {
                     State::Leased { to, .. } if to != peer => revoked.push((id, attempt)),
                     State::Condemned => revoked.push((id, attempt)),
+                    // It was handed on, and came to the same getter again on a lane that it has left.
+                    State::Leased { .. } if task.items > 0 && task.attempt != attempt => {
+                        still_held.remove(&id);
+                        revoked.push((id, attempt));
+                    }
                     // A block that was handed on begins behind what had been confirmed: what the getter holds is another.
                     State::Waiting if task.items > 0 => revoked.push((id, attempt)),
                     state => {
