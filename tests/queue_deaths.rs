@@ -8,6 +8,8 @@ use children::{
     DEADLINE, Outcome, assert_each_once, in_time, kill, next, rest, until, value, within,
 };
 use procession::process::Stdio;
+use procession::wire::endpoint::Transport;
+use procession::wire::frame::{Credit, Hello, MAGIC, Message, Role, VERSION, decode, encode, kind};
 use procession::{Error, Process, Queue, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -276,6 +278,63 @@ fn a_child_that_is_killed_in_the_middle_of_anything_harms_nobody() -> Outcome {
                 within(DEADLINE, move || queue.shutdown())??;
             }
         }
+        Ok(())
+    })
+}
+
+/// What a getter says before it dials the lane that it is given.
+fn say_hello_and_no_more(queue: &Numbers, endpoint: &str) -> Outcome<zmq::Socket> {
+    let getter = zmq::Context::new().socket(zmq::DEALER)?;
+    getter.set_linger(0)?;
+    getter.connect(endpoint)?;
+    let hello = Hello {
+        kind: kind::HELLO,
+        magic: MAGIC.to_owned(),
+        version: VERSION,
+        role: Role::Member as u8,
+        peer: 7,
+        run: 0,
+        via: Transport::Ipc as u8,
+        slots: 1,
+        host: "here".to_owned(),
+        machine: String::new(),
+        pid: 1,
+        held: Vec::new(),
+        ordered: false,
+        endpoints: Vec::new(),
+    };
+    getter.send(encode(&hello), 0)?;
+    getter.set_rcvtimeo(i32::try_from(DEADLINE.as_millis())?)?;
+    let Message::Welcome(welcome) = decode(&getter.recv_bytes(0)?.into())? else {
+        return Err("no welcome".into());
+    };
+    let credit = Credit {
+        kind: kind::CREDIT,
+        run: welcome.run,
+        tasks: 1,
+        bytes: 1_000,
+        taken: 0,
+        running: 0,
+    };
+    getter.send(encode(&credit), 0)?;
+    until("its credit is there", || {
+        queue.put(1)?;
+        queue.flush()?;
+        Ok(queue.try_get().is_err())
+    })?;
+    Ok(getter)
+}
+
+#[test]
+fn a_getter_that_dies_before_its_lane_is_up_keeps_nothing() -> Outcome {
+    in_time(|| {
+        let dir = tempfile::tempdir()?;
+        let endpoint = format!("ipc://{}", dir.path().join("queue").display());
+        let queue = Numbers::bind(&endpoint)?;
+        let getter = say_hello_and_no_more(&queue, &endpoint)?;
+        drop(getter);
+        assert_eq!(next(&queue)?, 1);
+        assert!(queue.is_empty()?);
         Ok(())
     })
 }

@@ -27,10 +27,10 @@ impl Host {
         let silence = heartbeat * MISSED;
         self.tick_members(now, &frame::encode(&beat), silence);
         self.note_blocked(now);
-        // Of a process on this machine the kernel tells when it dies: a getter that is stopped has what it has, and nobody sees it
-        // twice. Tasks are another matter: whoever stands still holds up their run.
+        // Of a process on this machine the kernel tells when it dies, once its lane is up: a getter that is stopped has what it has,
+        // and nobody sees it twice. Tasks are another matter: whoever stands still holds up their run.
         let is_queue = self.members.is_some();
-        let is_near = |peer: &Peer| peer.lane.address.transport() != Transport::Tcp;
+        let is_near = |peer: &Peer| peer.lane.up && peer.lane.address.transport() != Transport::Tcp;
         let near: FxHashSet<PeerId> = self
             .peers
             .iter()
@@ -55,6 +55,9 @@ impl Host {
             }
             if self.closing.is_some() {
                 self.remove(id, Gone::Left);
+            } else if self.peers.get(&id).is_some_and(|peer| !peer.lane.up) {
+                // Nothing tells of the end of who never dialled; whoever only stood still hears that it must say hello again.
+                self.forget_lane(id);
             }
         }
         if let Some(sink) = &mut self.sink {

@@ -73,6 +73,14 @@ impl Host {
         }
     }
 
+    /// Takes back a lane, with all that is leased to its consumer; what a member had put so far stays known.
+    pub(super) fn forget_lane(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.remove(&id) {
+            self.routes.remove(&peer.route);
+        }
+        self.ledger.gone(id, Gone::Left);
+    }
+
     pub(super) fn remove(&mut self, id: PeerId, why: Gone) {
         if let Some(peer) = self.peers.remove(&id) {
             self.routes.remove(&peer.route);
