@@ -7,6 +7,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
+use crate::registry::panics::text_of;
+
 type Call = Box<dyn FnOnce() + Send>;
 
 /// Before the children are waited for, and behind that.
@@ -71,6 +73,8 @@ fn call_all(calls: &Mutex<Vec<Call>>) {
             return;
         };
         // An end must not be kept from the others by one of them.
-        let _ = catch_unwind(AssertUnwindSafe(call));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+            log::error!("what is done at the end panicked: {}", text_of(panic));
+        }
     }
 }

@@ -6,7 +6,6 @@
 //!
 //! Values travel as MessagePack, structs as arrays: what the two sides share is the order and the types of fields.
 
-use std::any::Any;
 use std::fmt;
 
 use linkme::distributed_slice;
@@ -175,14 +174,6 @@ fn run<A: DeserializeOwned, O: Serialize>(
         })
     };
     panics::caught(steps)
-}
-
-/// A panic's message, as the standard library prints it.
-pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic whose payload is no text")
-        .to_owned()
 }
 
 /// At most three names that may have been meant: the same function elsewhere first, then those that are spelled almost so.

@@ -275,7 +275,7 @@ fn a_file_that_goes_away_while_its_blocks_are_read_is_named() {
     std::fs::write(scene.path("blocks"), numbers(10)).expect("a file");
     let run = scene
         .procession(["run", "-j1", "-k", "--pipe", "--block", "10"])
-        .args(["-a", "blocks", "rm -f blocks; cat"])
+        .args(["-a", "blocks", "cat; rm -f blocks"])
         .run();
     // The first block's command takes the file away from the others.
     run.assert_code(2).assert_stdout(b"1\n2\n3\n4\n5\n");

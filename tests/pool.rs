@@ -399,6 +399,21 @@ fn a_worker_that_took_too_long_is_replaced_and_gone() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_shorter_limit_is_kept_after_a_longer_one() -> Result<()> {
+    let pool = Pool::new(1)?;
+    let patient = pool.tasks(stuck_at_five).time_limit(LONG);
+    assert_eq!(patient.apply((1,))?, 1);
+    let error = pool
+        .tasks(stuck_at_five)
+        .time_limit(Duration::from_millis(200))
+        .apply_async((5,))?
+        .get_timeout(LONG / 2)
+        .expect_err("it takes too long");
+    assert!(matches!(error, Error::TaskTimedOut { .. }), "{error:?}");
+    Ok(())
+}
+
 // ---- max_tasks_per_child, initializer ----
 
 #[test]

@@ -254,6 +254,19 @@ fn items_that_cannot_be_encoded_are_errors_of_their_own_in_an_endless_input_too(
     })
 }
 
+#[test]
+fn a_job_of_items_that_cannot_be_encoded_ends() -> Outcome {
+    in_time(|| {
+        let pool = Pool::new(1)?;
+        for count in [1, 33, 5_000] {
+            let result = pool.map_async(soften, (0..count).map(|n| Stubborn(2 * n + 1)))?;
+            let error = result.get_timeout(DEADLINE).expect_err("they are odd");
+            assert!(error.to_string().contains("it is odd"), "{error}");
+        }
+        Ok(())
+    })
+}
+
 #[procession::task]
 fn soften_slowly(stubborn: Stubborn) -> u64 {
     thread::sleep(Duration::from_micros(100));

@@ -418,14 +418,12 @@ fn get_slowly(queue: Numbers, got: Numbers, go: Queue<()>) -> procession::Result
     Ok(())
 }
 
+/// Puts until it is told that the queue is full, and says how many it has put.
 #[procession::task]
-fn put_until_full(queue: Numbers, time: u64) -> procession::Result<u64> {
+fn put_until_full(queue: Numbers, full: Queue<()>) -> procession::Result<u64> {
     let mut count = 0;
-    while queue
-        .put_timeout(count, Duration::from_millis(time))
-        .is_ok()
-    {
-        count += 1;
+    while full.try_get().is_err() {
+        count += u64::from(queue.put_timeout(count, SOON).is_ok());
     }
     Ok(count)
 }
@@ -435,16 +433,18 @@ fn maxsize_bounds_what_is_put_and_not_returned_with_several_putters_and_slow_get
     in_time(|| {
         for maxsize in [1, 7, 40] {
             let queue = Numbers::with_maxsize(maxsize)?;
-            let (got, go) = (Queue::new()?, Queue::new()?);
+            let (got, go, full) = (Queue::new()?, Queue::new()?, Queue::new()?);
             let getters: Vec<_> = (0..2)
                 .map(|_| Process::spawn(get_slowly, (queue.clone(), got.clone(), go.clone())))
                 .collect::<Result<_, _>>()?;
             let putters: Vec<_> = (0..3)
-                .map(|_| Process::spawn(put_until_full, (queue.clone(), 400)))
+                .map(|_| Process::spawn(put_until_full, (queue.clone(), full.clone())))
                 .collect::<Result<_, _>>()?;
             // Each getter has one and waits to be told; the rest fill the queue.
             next(&got)?;
             next(&got)?;
+            until("it is full", || Ok(queue.is_full()?))?;
+            full.put_many([(); 3])?;
             let mut put = 0;
             for putter in &putters {
                 put += value(putter)?;

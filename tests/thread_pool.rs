@@ -186,6 +186,44 @@ fn callbacks_are_called_one_after_the_other() -> Result<()> {
 }
 
 #[test]
+fn a_call_that_cannot_be_begun_is_an_error_and_no_callback() -> Result<()> {
+    deadline();
+    let pool = Pool::new(1)?;
+    pool.close();
+    let called = Queue::new();
+    let (first, second) = (called.clone(), called.clone());
+    let result = pool.apply_async_with(
+        square,
+        (1,),
+        move |_| drop(first.put(())),
+        move |_| drop(second.put(())),
+    );
+    assert!(result.is_err());
+    pool.join()?;
+    assert!(called.is_empty());
+    Ok(())
+}
+
+#[test]
+fn what_a_function_has_captured_may_panic_when_it_is_dropped() -> Result<()> {
+    struct Fragile;
+    impl Drop for Fragile {
+        fn drop(&mut self) {
+            panic!("it breaks");
+        }
+    }
+    deadline();
+    let pool = Pool::new(2)?;
+    let captured = Fragile;
+    let add = move |n: u64| {
+        let _ = &captured;
+        n + 1
+    };
+    assert_eq!(pool.map(add, 0..100)?, (1..=100).collect::<Vec<_>>());
+    pool.join()
+}
+
+#[test]
 fn imap_reads_a_bounded_way_ahead_of_what_is_taken() -> Result<()> {
     deadline();
     let pool = Pool::new(2)?;

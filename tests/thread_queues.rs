@@ -5,6 +5,7 @@
 mod deadline;
 
 use std::collections::{BinaryHeap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -669,4 +670,49 @@ proptest! {
         let heap: BinaryHeap<u64> = items.into_iter().collect();
         prop_assert!(priority.iter().eq(heap.into_sorted_vec()));
     }
+}
+
+#[test]
+fn items_that_cannot_be_compared_are_not_lost() {
+    deadline();
+    /// Panics as soon as it is compared while others look on.
+    struct Odd(u64);
+    thread_local! {
+        static ARE_COMPARED: std::cell::Cell<bool> = const { std::cell::Cell::new(true) };
+    }
+    impl Ord for Odd {
+        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+            assert!(ARE_COMPARED.get(), "no order");
+            self.0.cmp(&other.0)
+        }
+    }
+    impl PartialOrd for Odd {
+        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+    impl PartialEq for Odd {
+        fn eq(&self, other: &Self) -> bool {
+            self.cmp(other).is_eq()
+        }
+    }
+    impl Eq for Odd {}
+
+    let queue = PriorityQueue::new();
+    for number in 0..10 {
+        queue.put(Odd(number)).expect("no bound");
+    }
+    ARE_COMPARED.set(false);
+    let put = catch_unwind(AssertUnwindSafe(|| queue.put(Odd(10))));
+    assert!(put.is_err(), "whoever puts hears of it");
+    let mut all: Vec<u64> = (0..11)
+        .map(|_| {
+            let item = queue.try_get().expect("it is there");
+            queue.task_done().expect("it was got");
+            item.0
+        })
+        .collect();
+    queue.join();
+    all.sort_unstable();
+    assert_eq!(all, (0..11).collect::<Vec<_>>());
 }

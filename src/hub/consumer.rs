@@ -312,7 +312,7 @@ impl Consumer {
     /// Says goodbye when there is nothing left here, and waits a little for the answer.
     fn is_finished(&mut self) -> bool {
         if let Some(at) = self.goodbye_at {
-            return self.goodbye_heard || at.elapsed() > Duration::from_millis(500);
+            return self.goodbye_heard || at.elapsed() > super::GOODBYE;
         }
         if self.pill.is_none() && !self.leaving {
             return false;

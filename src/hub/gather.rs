@@ -384,10 +384,9 @@ impl Gather {
         if std::mem::replace(&mut self.goodbye, true) || self.run == 0 {
             return;
         }
-        // It goes to a loop that is there, or to nobody; either way not for long.
-        self.dial.socket.set_linger(Duration::from_millis(500));
+        self.dial.socket.set_linger(super::GOODBYE);
         if let Some(acks) = &self.acks {
-            acks.set_linger(Duration::from_millis(500));
+            acks.set_linger(super::GOODBYE);
         }
         let goodbye = Goodbye {
             kind: kind::GOODBYE,
@@ -401,6 +400,32 @@ impl Gather {
             end: self.shared.end.load(Ordering::Acquire),
         };
         self.dial.socket.send(frame::encode(&goodbye));
+        if self.pill.is_none() {
+            self.await_goodbye();
+        }
+    }
+
+    /// Waits until the ventilator has heard it: the end of the acknowledgements' connection, seen before, would be a death.
+    fn await_goodbye(&mut self) {
+        let deadline = Instant::now() + super::GOODBYE;
+        loop {
+            while let Some(bytes) = self.dial.recv() {
+                if let Ok(Message::Goodbye(_) | Message::Pill(_) | Message::Refused(_)) =
+                    frame::decode(&bytes)
+                {
+                    return;
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let polled = poll(&[&self.dial.socket], &self.shared.waker, left);
+            if left.is_zero()
+                || polled.is_err()
+                || self.dial.read_links().is_err()
+                || self.dial.is_lost()
+            {
+                return;
+            }
+        }
     }
 
     fn hello(&mut self) {

@@ -40,9 +40,6 @@ const ROUND: Duration = Duration::from_millis(8);
 const LIVELY: Duration = Duration::from_millis(50);
 /// A connection for blocks that was lost is made again so soon: one that a host without descriptors refuses would keep both busy.
 const LINK_AGAIN: Duration = Duration::from_millis(100);
-/// How long the host is waited for after a goodbye.
-const GOODBYE: Duration = Duration::from_millis(500);
-
 /// How long to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -571,7 +568,8 @@ impl Member {
     }
 
     fn is_finished(&self) -> bool {
-        self.goodbye_at
-            .is_some_and(|at| self.goodbye_heard || at.elapsed() > GOODBYE || self.dial.is_lost())
+        self.goodbye_at.is_some_and(|at| {
+            self.goodbye_heard || at.elapsed() > super::GOODBYE || self.dial.is_lost()
+        })
     }
 }

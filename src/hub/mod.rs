@@ -45,3 +45,6 @@ pub mod ledger;
 pub(crate) mod member;
 pub(crate) mod outbox;
 pub(crate) mod task_table;
+
+/// How long the answer to a goodbye is waited for: it comes from a loop that is there, or from nobody.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(2);

@@ -89,12 +89,3 @@ pub(crate) fn check_reach(endpoint: &Endpoint, insecure: bool) -> Result<()> {
         })
     }
 }
-
-/// The text of a panic.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
-}

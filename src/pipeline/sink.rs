@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::{Cause, check_dial, check_reach, panic_text, random_id};
+use super::{Cause, check_dial, check_reach, random_id};
 use crate::error::{Error, Result};
 use crate::hub::gather::{Arrived, Deliver, Gather, Joined, KeptBox, Settings, Shared, Waited};
+use crate::registry::panics::text_of;
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{Kept, Pill};
@@ -545,7 +546,7 @@ impl<R: Payload> Sink<R> {
             Some(Ok(outcome)) => outcome,
             Some(Err(panic)) => Err(Error::Ended(format!(
                 "the sink's thread panicked: {}",
-                panic_text(&*panic)
+                text_of(panic)
             ))),
             None => Ok(()),
         }

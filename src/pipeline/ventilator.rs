@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::{check_dial, check_reach, panic_text, random_id};
+use super::{check_dial, check_reach, random_id};
 use crate::error::{Error, Result};
 use crate::hub::dial::Dial;
 use crate::hub::host::{GivenUp, Host, Orders, Settings, Summary};
 use crate::hub::intake::Intake;
+use crate::registry::panics::text_of;
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{self, Message, RunId, State, StatusRequest, kind};
@@ -312,7 +313,7 @@ impl<T: Payload> Ventilator<T> {
             Some(Ok(outcome)) => outcome,
             Some(Err(panic)) => Err(Error::Ended(format!(
                 "the ventilator's thread panicked: {}",
-                panic_text(&*panic)
+                text_of(panic)
             ))),
             None => Ok(Summary::default()),
         }

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use serde::de::DeserializeOwned;
 
-use super::{Cause, check_dial, panic_text, random_id};
+use super::{Cause, check_dial, random_id};
 use crate::error::{Error, Result};
 use crate::hub::consumer::{Assigned, Consumer, Settings, Shared, Want};
 use crate::hub::outbox::{Finished, error_body};
+use crate::registry::panics::text_of;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::payload::Payload;
 
@@ -223,7 +224,7 @@ impl Worker {
                 })) {
                     Ok(Ok(value)) => Answer::done(value),
                     Ok(Err(text)) => Answer::failed(text),
-                    Err(panic) => Answer::failed(panic_text(&*panic)),
+                    Err(panic) => Answer::failed(text_of(panic)),
                 };
                 slot.finish(lease, answer);
             }
@@ -271,7 +272,7 @@ impl Worker {
             }
             for slot in slots {
                 if let Err(panic) = slot.join() {
-                    log::error!("a slot's thread panicked: {}", panic_text(&*panic));
+                    log::error!("a slot's thread panicked: {}", text_of(panic));
                 }
             }
             ended
@@ -532,7 +533,7 @@ impl<T: Payload, R: Payload> Slot<T, R> {
                 let answer = match catch_unwind(AssertUnwindSafe(|| lease.task().map(function))) {
                     Ok(Ok(value)) => Answer::done(value),
                     Ok(Err(text)) => Answer::failed(text),
-                    Err(panic) => Answer::failed(panic_text(&*panic)),
+                    Err(panic) => Answer::failed(text_of(panic)),
                 };
                 let now = Instant::now();
                 finished.push(self.finished(lease, answer, now.duration_since(since)));

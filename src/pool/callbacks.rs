@@ -5,7 +5,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::pipeline::panic_text;
+use crate::registry::panics::text_of;
 
 pub(crate) type Call = Box<dyn FnOnce() + Send>;
 
@@ -73,6 +73,6 @@ impl Callbacks {
 fn run(call: Call) {
     // Nothing of ours is left half done by a panic, and what the user shares with others is the user's.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
-        log::error!("a callback panicked: {}", panic_text(&*panic));
+        log::error!("a callback panicked: {}", text_of(panic));
     }
 }

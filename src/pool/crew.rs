@@ -156,7 +156,11 @@ impl Crew {
             let place = std::thread::Builder::new()
                 .name("pool-place".to_owned())
                 .spawn(move || shared.keep(member))
-                .map_err(|error| Error::system("cannot start a thread of the pool", error))?;
+                .map_err(|error| {
+                    // Nobody watches it: who waits for the end of all must not wait for this one. Dropped, a daemon is ended.
+                    crew.shared.state().open -= 1;
+                    Error::system("cannot start a thread of the pool", error)
+                })?;
             crew.places().push(place);
         }
         Ok(crew)

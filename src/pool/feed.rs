@@ -40,6 +40,8 @@ pub(super) struct Feed<I> {
     slow: bool,
     /// Results are taken one by one, and those that were not taken yet count.
     is_lazy: bool,
+    /// Nobody asks again when nothing is under way.
+    is_background: bool,
 }
 
 /// A chunk that is written, before its group is handed in.
@@ -66,6 +68,7 @@ where
             arena: Vec::new(),
             slow: true,
             is_lazy: false,
+            is_background: false,
         }
     }
 
@@ -73,6 +76,13 @@ where
     /// read for as long as workers keep up.
     pub(super) const fn lazy(mut self) -> Self {
         self.is_lazy = true;
+        self
+    }
+
+    /// The same for one whose results nobody looks at before all are here: only what comes back has more handed in, so that items
+    /// that cannot be sent must not stop it.
+    pub(super) const fn background(mut self) -> Self {
+        self.is_background = true;
         self
     }
 
@@ -139,9 +149,11 @@ where
                 let given = self.given;
                 let Some(draft) = self.next_chunk(workers) else {
                     let lost = self.given - given;
-                    // Otherwise they are counted with what is here.
-                    held += if self.is_lazy { 0 } else { lost };
-                    open = open.saturating_sub(lost);
+                    if !self.is_background {
+                        // Otherwise they are counted with what is here.
+                        held += if self.is_lazy { 0 } else { lost };
+                        open = open.saturating_sub(lost);
+                    }
                     continue;
                 };
                 bytes += draft.len as u64;

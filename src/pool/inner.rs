@@ -13,6 +13,7 @@ use super::living::Living;
 use super::table::Table;
 use crate::hub::host::Orders;
 use crate::pipeline::{Ventilator, VentilatorHandle};
+use crate::registry::panics::text_of;
 use crate::wire::body::Body;
 
 /// How old the number of workers may be.
@@ -95,7 +96,13 @@ impl Inner {
             return;
         }
         // The user's own code is in it: how items are encoded.
-        feeds.retain_mut(|feed| !catch_unwind(AssertUnwindSafe(feed)).unwrap_or(true));
+        feeds.retain_mut(|feed| match catch_unwind(AssertUnwindSafe(feed)) {
+            Ok(ended) => !ended,
+            Err(panic) => {
+                log::error!("the input of a call panicked: {}", text_of(panic));
+                false
+            }
+        });
     }
 
     /// A function as a job's callback.

@@ -14,8 +14,8 @@ use super::imap::{Imap, ImapOf, Single};
 use super::inner::Inner;
 use super::job::{End, Job, OnDone, Reader, Rules};
 use crate::error::{Error, Result};
-use crate::pipeline::panic_text;
 use crate::registry::Task;
+use crate::registry::panics::text_of;
 
 /// A chunk whose size was not asked for stops after so long between two calls, that others can have the rest, in milliseconds.
 const CUT: u64 = 20;
@@ -285,7 +285,8 @@ impl<'p, T: Task> Tasks<'p, T> {
         let job = self.job(self.chunksize, on_done);
         // The user's iterator is read here and now; what is encoded when there is room for it is ours.
         let items: Vec<T::Args> = items.into_iter().collect();
-        let mut feed = Feed::new(Arc::clone(inner), Arc::clone(&job), items.into_iter());
+        let mut feed =
+            Feed::new(Arc::clone(inner), Arc::clone(&job), items.into_iter()).background();
         feed.fill(0)?;
         if !feed.has_ended() {
             let its_job = Arc::clone(&job);
@@ -300,7 +301,7 @@ impl<'p, T: Task> Tasks<'p, T> {
                         table.ended().unwrap_or_else(why)
                     }
                     Err(panic) => {
-                        let text = panic_text(&*panic);
+                        let text = text_of(panic);
                         let why = format!("encoding the arguments of {} panicked: {text}", T::NAME);
                         End::Ended(why)
                     }

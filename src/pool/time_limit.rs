@@ -26,8 +26,8 @@ struct State {
     expired: bool,
     /// The thread that watches runs.
     watched: bool,
-    /// It sleeps until there is a deadline.
-    asleep: bool,
+    /// It wakes by itself then, and never while there is no deadline.
+    wakes: Option<Instant>,
 }
 
 /// The chunk whose calls are made, and what lies behind it.
@@ -87,9 +87,11 @@ impl TimeLimit {
         }
         // A time that is beyond the clock's end is no limit.
         state.deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        // One that waits for the deadline before wakes by itself and sees this one.
-        if state.deadline.is_some() && state.asleep {
-            state.asleep = false;
+        // One that wakes earlier by itself sees this one then.
+        if let Some(deadline) = state.deadline
+            && state.wakes.is_none_or(|wakes| wakes > deadline)
+        {
+            state.wakes = state.deadline;
             self.changed.notify_one();
         }
     }
@@ -132,6 +134,7 @@ impl TimeLimit {
             let left = state
                 .deadline
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            state.wakes = state.deadline;
             state = match left {
                 Some(left) if left.is_zero() => break,
                 Some(left) => {
@@ -139,7 +142,6 @@ impl TimeLimit {
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => {
-                    state.asleep = true;
                     let waited = self.changed.wait(state);
                     waited.unwrap_or_else(PoisonError::into_inner)
                 }

@@ -1,10 +1,11 @@
 //! Panics of tasks. Where one happened only a panic hook is told, so a child process has one, and so has a process with threads.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
 
-use super::{Failure, FailureKind, message_of};
+use super::{Failure, FailureKind};
 
 thread_local! {
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -15,15 +16,24 @@ pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T, Failure>) -> Result<T, 
     forget();
     // Nothing of ours is left half done by a panic; what the user's function shares with others is the user's.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
-        let message = message_of(payload.as_ref());
-        // A payload may panic when it is dropped, and then nobody would catch it. There is at most one for each task.
-        std::mem::forget(payload);
         Err(Failure {
-            message,
+            message: text_of(payload),
             location: location(),
             kind: FailureKind::Panic,
         })
     })
+}
+
+/// What a panic that was caught said.
+pub(crate) fn text_of(payload: Box<dyn Any + Send>) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic whose payload is no text")
+        .to_owned();
+    // It may panic when it is dropped, and then nobody would catch it.
+    std::mem::forget(payload);
+    text
 }
 
 /// From now on the location of a panic is kept, and the panic is told as before.

@@ -122,7 +122,8 @@ impl Builder {
             match builder.spawn(body) {
                 Ok(thread) => *system = Some(thread),
                 Err(source) => {
-                    record.strike();
+                    // Somebody may wait for all threads already, and for this one with them.
+                    record.finish(Err(returned(format!("it could not be started: {source}"))));
                     let name = record.name.clone();
                     return Err(Error::ThreadStart { name, source });
                 }

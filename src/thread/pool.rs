@@ -11,6 +11,7 @@ mod imap;
 mod job;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 pub use builder::PoolBuilder;
@@ -22,7 +23,7 @@ use super::{AnyThread, Function, Queue, Target, current_thread};
 use crate::error::{Error, Result};
 use crate::pool::AsyncResult;
 use crate::pool::callbacks::Callbacks;
-use crate::registry::panics::caught;
+use crate::registry::panics::{caught, text_of};
 use crate::registry::{Failure, FailureKind};
 
 /// What a thread of the pool does next.
@@ -118,6 +119,16 @@ fn make<O>(call: impl FnOnce() -> std::result::Result<O, String>) -> Outcome<O> 
     })
 }
 
+/// Drops what the user's function has captured, before its values are told; a panic in that throws none of them away.
+fn let_go<T>(function: Arc<T>) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(function))) {
+        log::error!(
+            "what a function of the pool had captured panicked when it was dropped: {}",
+            text_of(panic)
+        );
+    }
+}
+
 impl Pool {
     /// A pool of so many threads.
     ///
@@ -142,11 +153,12 @@ impl Pool {
         args: T::Args,
         on_done: Option<job::OnDone<T::Output>>,
     ) -> Result<Arc<Job<T::Output>>> {
-        let job = Job::new(std::any::type_name::<T>(), 1, on_done);
+        let job = Job::new(std::any::type_name::<T>(), 1);
         let ticket = Ticket::new(&self.inner, &job, 0, 1);
         self.hand_in(Box::new(move || {
             ticket.fulfil(vec![make(|| target.call_with(args))]);
         }))?;
+        job.when_done(&self.inner, on_done);
         Ok(job)
     }
 
@@ -158,12 +170,7 @@ impl Pool {
         on_done: Option<job::OnDone<T::Output>>,
     ) -> Result<Arc<Job<T::Output>>> {
         let mut items: Vec<_> = items.into_iter().collect();
-        let job = Job::new(T::title(), items.len(), on_done);
-        if items.is_empty() {
-            // Nobody will end it.
-            job.finish_if_empty(&self.inner);
-            return Ok(job);
-        }
+        let job = Job::new(T::title(), items.len());
         let function = Arc::new(function);
         let threads = self.inner.threads.len();
         // From the end, because a vector gives its last items away without moving the others.
@@ -192,10 +199,11 @@ impl Pool {
                 let calls = chunk.into_iter();
                 let outcomes = calls.map(|args| make(|| function.call_again(args)));
                 let outcomes = outcomes.collect();
-                drop(function);
+                let_go(function);
                 ticket.fulfil(outcomes);
             }))?;
         }
+        job.when_done(&self.inner, on_done);
         Ok(job)
     }
 

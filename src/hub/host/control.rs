@@ -79,6 +79,7 @@ impl Host {
             sink.last_heard = Instant::now();
             if let Message::Goodbye(goodbye) = message {
                 sink.goodbye = true;
+                self.answer_goodbye(route);
                 if self.closing.is_none() {
                     self.read_acks();
                     if !goodbye.end {
@@ -131,17 +132,22 @@ impl Host {
             Message::Again(again) => self.ledger.again(id, again.id, again.attempt),
             Message::Goodbye(_) => {
                 log::info!("worker {id:016x} leaves");
-                let answer = Goodbye {
-                    kind: kind::GOODBYE,
-                    run,
-                    why: String::new(),
-                    end: false,
-                };
-                self.control.send_to(route, frame::encode(&answer));
+                self.answer_goodbye(route);
                 self.remove(id, Gone::Left);
             }
             _ => {}
         }
+    }
+
+    /// Whoever leaves waits for it, so that its word comes before the end of its connections.
+    fn answer_goodbye(&self, route: &[u8]) {
+        let answer = Goodbye {
+            kind: kind::GOODBYE,
+            run: self.settings.run,
+            why: String::new(),
+            end: false,
+        };
+        self.control.send_to(route, frame::encode(&answer));
     }
 
     pub(super) fn refuse(&self, route: &[u8], why: String, again: bool) {

@@ -291,6 +291,8 @@ impl Host {
                     self.drop_waiting();
                 }
                 self.shut_down();
+                // Whoever has the answer knows that nothing more can be put.
+                self.serve_members(Instant::now());
             }
             _ => {}
         }

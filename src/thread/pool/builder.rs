@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{Failed, Fate, Inner, Pool, Work, make};
 use crate::error::{Error, Result};
-use crate::pipeline::panic_text;
 use crate::pool::callbacks::Callbacks;
 use crate::process::cpu_count;
+use crate::registry::panics::text_of;
 use crate::thread::{AnyThread, Function, Queue, Thread};
 
 type Initializer = Arc<dyn Fn() -> std::result::Result<(), String> + Send + Sync>;
@@ -129,7 +129,7 @@ fn run(work: &Queue<Work>, fate: &Fate, initializer: Option<Initializer>) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
             log::error!(
                 "what a call of the pool left behind panicked: {}",
-                panic_text(&*panic)
+                text_of(panic)
             );
         }
     }

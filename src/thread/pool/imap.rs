@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Failed, Fate, Inner, Outcome, hand_in, make};
+use super::{Failed, Fate, Inner, Outcome, hand_in, let_go, make};
 use crate::error::{Error, Result};
 use crate::thread::{Function, Queue};
 
@@ -62,7 +62,7 @@ impl<I: Iterator, O: Send + 'static> Imap<I, O> {
                     &inner,
                     Box::new(move || {
                         let outcome = make(|| function.call_again((item,)));
-                        drop(function);
+                        let_go(function);
                         ticket.fulfil(outcome);
                     }),
                 )

@@ -30,7 +30,7 @@ struct State<O> {
 }
 
 impl<O: Send + 'static> Job<O> {
-    pub(super) fn new(title: &'static str, len: usize, on_done: Option<OnDone<O>>) -> Arc<Self> {
+    pub(super) fn new(title: &'static str, len: usize) -> Arc<Self> {
         let mut outcomes = Vec::new();
         outcomes.resize_with(len, || None);
         Arc::new(Self {
@@ -40,7 +40,7 @@ impl<O: Send + 'static> Job<O> {
                 outcomes,
                 left: len,
                 failed: false,
-                on_done,
+                on_done: None,
             }),
             done: Condvar::new(),
             subscribers: Subscribers::default(),
@@ -64,9 +64,11 @@ impl<O: Send + 'static> Job<O> {
         }
     }
 
-    /// A job without calls is over from the beginning.
-    pub(super) fn finish_if_empty(self: &Arc<Self>, inner: &Arc<Inner>) {
-        let state = self.state.lock();
+    /// What is called when all is done, which may be now. Set behind the handing in of all: who cannot hand in returns that error,
+    /// and nothing is called.
+    pub(super) fn when_done(self: &Arc<Self>, inner: &Arc<Inner>, on_done: Option<OnDone<O>>) {
+        let mut state = self.state.lock();
+        state.on_done = on_done;
         if state.left == 0 {
             self.announce(&Arc::downgrade(inner), state);
         }

@@ -1,7 +1,9 @@
 //! Last in, first out, and lowest first: one lock for all, because every put may change what the next get returns.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -9,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::fifo::wait;
 use super::tasks::Tasks;
 use super::{NoItem, NotPut, Patience, Shelves};
+use crate::registry::panics::text_of;
 use crate::wait::Subscribers;
 
 /// Where items are kept, and which one is next.
@@ -47,6 +50,11 @@ pub(super) struct Heap<T> {
     next: u64,
 }
 
+thread_local! {
+    /// An item is being taken from a heap.
+    static GETS: Cell<bool> = const { Cell::new(false) };
+}
+
 struct Numbered<T> {
     item: T,
     number: u64,
@@ -55,7 +63,15 @@ struct Numbered<T> {
 impl<T: Ord> Ord for Numbered<T> {
     fn cmp(&self, other: &Self) -> Ordering {
         // The heap gives its greatest first.
-        let reversed = other.item.cmp(&self.item);
+        let compare = || other.item.cmp(&self.item);
+        let reversed = if GETS.get() {
+            catch_unwind(AssertUnwindSafe(compare)).unwrap_or_else(|panic| {
+                log::error!("two items could not be compared: {}", text_of(panic));
+                Ordering::Equal
+            })
+        } else {
+            compare()
+        };
         reversed.then(other.number.cmp(&self.number))
     }
 }
@@ -91,7 +107,11 @@ impl<T: Ord> Store<T> for Heap<T> {
     }
 
     fn pop(&mut self) -> Option<T> {
-        self.items.pop().map(|numbered| numbered.item)
+        // Whoever gets an item has it: what panics while the others are put in order counts as equal.
+        let gets = GETS.replace(true);
+        let item = self.items.pop().map(|numbered| numbered.item);
+        GETS.set(gets);
+        item
     }
 
     fn len(&self) -> usize {
@@ -158,12 +178,15 @@ impl<T, S: Store<T>> Shelves<T> for Sorted<S> {
             };
             is_late = wait(&self.room, &mut state, deadline);
         }
-        // First of all: comparing items is the user's code and may panic, and then the item is there all the same.
         state.put = state.put.wrapping_add(1);
-        state.store.push(item);
+        // Comparing items is the user's code and may panic, and then the item is there all the same.
+        let pushed = catch_unwind(AssertUnwindSafe(|| state.store.push(item)));
         drop(state);
         self.items.notify_one();
         self.subscribers.wake_if_any();
+        if let Err(panic) = pushed {
+            resume_unwind(panic);
+        }
         Ok(())
     }
 
