@@ -5,6 +5,7 @@
 //! its place. ZeroMQ's descriptors tell of changes once, to whoever asks first, so a thread that has used the socket while
 //! another one sleeps on it wakes that one.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::link::{Link, Meeting, State, cannot_wait, head};
 use super::poller::{Poller, Ready};
 use crate::error::{Error, Result};
 use crate::wait::{Subscribers, Watch};
+use crate::wire::same_host::Spin;
 use crate::wire::socket::Socket;
 
 pub(super) struct End {
@@ -40,6 +42,10 @@ struct Inner {
     receiving: bool,
     /// Handles of this process that are not closed.
     handles: usize,
+}
+
+thread_local! {
+    static SPIN: RefCell<Spin> = const { RefCell::new(Spin::new()) };
 }
 
 type Guard<'a> = MutexGuard<'a, Inner>;
@@ -499,8 +505,17 @@ impl End {
             return inner;
         }
         inner.polling = true;
+        let lookout = inner.link.lookout();
         drop(inner);
-        let mut ready = poller.wait(until);
+        let is_awake = left != Some(Duration::ZERO) && !lookout.is_empty() && {
+            let sees_some = || lookout.sees_some() || poller.is_woken();
+            SPIN.with_borrow_mut(|spin| spin.until(sees_some)) && !poller.is_woken()
+                || !lookout.doze()
+        };
+        let mut ready = match is_awake {
+            true => Ready::RINGS,
+            false => poller.wait(until),
+        };
         if left == Some(Duration::ZERO) {
             // ZeroMQ tells of a change once, and another call may have taken notice of it.
             ready.socket = true;
@@ -582,6 +597,9 @@ impl End {
     pub(super) fn watch<'a>(&'a self, watch: &mut Watch<'a>) {
         watch.subscribe(&self.subscribers);
         watch.look_every(LOOK);
+        if !lock(&self.inner).link.lookout().doze() {
+            self.subscribers.wake();
+        }
         if let Ok(poller) = self.poller() {
             watch.descriptor(std::os::fd::AsFd::as_fd(&**poller));
         }

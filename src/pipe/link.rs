@@ -14,6 +14,7 @@ use super::poller::{Poller, Ready};
 use super::spool;
 use crate::error::Result;
 use crate::wire::endpoint::Endpoint;
+use crate::wire::same_host::{self, Lookout};
 use crate::wire::socket::{Frame, Kind, Socket};
 
 /// So many bytes may be under way.
@@ -267,7 +268,10 @@ impl Link {
 
     /// Takes in what there is.
     pub(super) fn attend(&mut self, ready: Ready) {
-        if ready.socket || ready.monitor {
+        if let State::Joined(joined) = &self.state {
+            joined.socket.rise(ready.rung);
+        }
+        if ready.socket || ready.monitor || ready.rings {
             while self.fetch() {}
         }
         if ready.timer && self.awaits_begin {
@@ -313,6 +317,14 @@ impl Link {
                 (true, _) => self.fetch(),
                 (false, has_peer) => return !has_peer,
             };
+        }
+    }
+
+    /// What is looked at before a sleep.
+    pub(super) fn lookout(&self) -> Lookout {
+        match &self.state {
+            State::Joined(joined) => joined.socket.lookout(),
+            _ => Lookout::default(),
         }
     }
 
@@ -457,8 +469,9 @@ fn open(folder: &Folder, side: Side) -> Result<Option<Socket>> {
     match side {
         Side::Zero => {
             let path = folder.new_socket();
-            let mut socket = Socket::new(Kind::Pair)?.monitored()?;
-            socket.bind(&Endpoint::Ipc(path.clone()))?;
+            let endpoint = Endpoint::Ipc(path.clone());
+            let mut socket = pair(&endpoint)?.monitored()?;
+            socket.bind(&endpoint)?;
             folder
                 .publish(&path)
                 .map_err(|error| folder.failed(error))?;
@@ -476,9 +489,15 @@ fn open(folder: &Folder, side: Side) -> Result<Option<Socket>> {
     }
 }
 
+/// A PAIR, whose peer is or will be met at `endpoint`.
+pub(super) fn pair(endpoint: &Endpoint) -> Result<Socket> {
+    let socket = Socket::new(Kind::Pair)?.taking_rings();
+    Ok(socket.offering_rings(endpoint, same_host::LARGE))
+}
+
 /// A socket on its way to a PAIR, with HELLO on it.
 pub(super) fn dial(endpoint: &Endpoint, key: &Key) -> Result<Socket> {
-    let socket = Socket::new(Kind::Pair)?.staying_lost().monitored()?;
+    let socket = pair(endpoint)?.staying_lost().monitored()?;
     socket.connect(endpoint)?;
     socket.send(greeting(HELLO, key));
     Ok(socket)

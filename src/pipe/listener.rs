@@ -12,7 +12,7 @@ use super::connection::{Can, Connection};
 use super::end::End;
 use super::folder::{Folder, Lock, Side};
 use super::frame::{HELLO, KNOCK, Key, ROOM, WELCOME, greeted, greeting};
-use super::link::{cannot_wait, dial, is_lost};
+use super::link::{cannot_wait, dial, is_lost, pair};
 use super::poller::Poller;
 use crate::error::{Error, Result};
 use crate::pipeline::{check_dial, check_reach};
@@ -164,7 +164,7 @@ impl Door {
     }
 
     fn open_room(&mut self, endpoint: &Endpoint, key: Key, poller: &Poller) -> Result<Room> {
-        let mut socket = Socket::new(Kind::Pair)?.monitored()?;
+        let mut socket = pair(endpoint)?.monitored()?;
         let address = match (&self.folder, endpoint) {
             (Some(rooms), _) => socket.bind(&Endpoint::Ipc(rooms.folder.new_socket()))?,
             (None, other) => socket

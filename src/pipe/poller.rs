@@ -18,6 +18,7 @@ const SOCKET: u64 = 0;
 const MONITOR: u64 = 1;
 const WAKER: u64 = 2;
 const TIMER: u64 = 3;
+const RINGS: u64 = 4;
 
 pub(super) struct Poller {
     epoll: OwnedFd,
@@ -31,6 +32,10 @@ pub(super) struct Ready {
     pub(super) socket: bool,
     pub(super) monitor: bool,
     pub(super) timer: bool,
+    /// A ring may have a frame.
+    pub(super) rings: bool,
+    /// Somebody has woken a sleeper for that.
+    pub(super) rung: bool,
 }
 
 impl Ready {
@@ -38,6 +43,15 @@ impl Ready {
         socket: true,
         monitor: true,
         timer: false,
+        rings: true,
+        rung: false,
+    };
+    pub(super) const RINGS: Self = Self {
+        socket: false,
+        monitor: false,
+        timer: false,
+        rings: true,
+        rung: false,
     };
 }
 
@@ -64,6 +78,10 @@ impl Poller {
             let data = EventData::new_u64(MONITOR);
             epoll::add(&self.epoll, changes, data, EventFlags::IN)?;
         }
+        if let Some(changes) = socket.ring_changes() {
+            let data = EventData::new_u64(RINGS);
+            epoll::add(&self.epoll, changes, data, EventFlags::IN)?;
+        }
         Ok(())
     }
 
@@ -71,9 +89,16 @@ impl Poller {
     pub(super) fn exclude(&self, socket: &Socket) {
         // It was included, or there is nothing to do.
         let _ = epoll::delete(&self.epoll, socket.changes());
-        if let Some(changes) = socket.link_changes() {
-            let _ = epoll::delete(&self.epoll, changes);
+        for changes in [socket.link_changes(), socket.ring_changes()] {
+            if let Some(changes) = changes {
+                let _ = epoll::delete(&self.epoll, changes);
+            }
         }
+    }
+
+    /// Whether the present or the next sleep was ended.
+    pub(super) fn is_woken(&self) -> bool {
+        self.waker.is_told()
     }
 
     /// Ends the present or the next sleep.
@@ -107,7 +132,7 @@ impl Poller {
                 flags: EventFlags::empty(),
                 data: EventData::new_u64(0),
             }
-        }; 4];
+        }; 5];
         let mut ready = Ready::default();
         let count = loop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -128,6 +153,10 @@ impl Poller {
                 SOCKET => ready.socket = true,
                 MONITOR => ready.monitor = true,
                 WAKER => self.waker.hear(),
+                RINGS => {
+                    ready.rings = true;
+                    ready.rung = true;
+                }
                 _ => {
                     let mut times = [0; 8];
                     let _ = rustix::io::read(&self.timer, &mut times);

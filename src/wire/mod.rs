@@ -16,6 +16,7 @@
 //! | [`id_set`] | sets of task ids as ranges |
 //! | [`endpoint`] | `tcp://`, `ipc://`, `inproc://`: parsed and judged |
 //! | [`runtime_dir`] | the private directory for sockets |
+//! | `same_host` | rings of shared memory below sockets, between ends on one host |
 //! | `socket` | the only user of the `zmq` crate |
 //! | `wake` | how another thread interrupts an event loop |
 
@@ -26,5 +27,6 @@ pub mod frame;
 pub mod id_set;
 pub mod payload;
 pub mod runtime_dir;
+pub(crate) mod same_host;
 pub(crate) mod socket;
 pub(crate) mod wake;

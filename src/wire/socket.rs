@@ -1,6 +1,7 @@
 //! ZeroMQ sockets as the event loops use them: never blocking in a send, never lingering for ever, bounded frames. This file
 //! is the only user of the `zmq` crate, so that another binding can take its place.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::MAX_FRAME;
+use crate::wire::same_host::{self, Heard, Incoming, Lookout, Outgoing, Spin, Way};
 use crate::wire::wake::Waker;
 
 /// The process's one context: `inproc://` endpoints meet in it. It is never torn down, because that would wait for sockets;
@@ -85,6 +87,16 @@ pub(crate) struct Socket {
     monitor: Option<zmq::Socket>,
     /// Locks and paths of `ipc` endpoints bound here; removed when it is dropped.
     bound: Vec<BoundPath>,
+    /// The same-host path, where its peer may take it.
+    outgoing: Option<RefCell<Outgoing>>,
+    /// And where this one may.
+    incoming: Option<RefCell<Arrivals>>,
+}
+
+/// What comes by rings, and what came by the socket and is not its turn yet.
+struct Arrivals {
+    rings: Incoming,
+    waits: Option<zmq::Message>,
 }
 
 struct BoundPath {
@@ -151,7 +163,34 @@ impl Socket {
             inner,
             monitor: None,
             bound: Vec::new(),
+            outgoing: None,
+            incoming: None,
         })
+    }
+
+    /// Takes frames by the same-host path, from those who offer it.
+    pub(crate) fn taking_rings(mut self) -> Self {
+        if same_host::is_on() {
+            match Incoming::new() {
+                Ok(rings) => self.incoming = Some(RefCell::new(Arrivals { rings, waits: None })),
+                Err(error) => log::debug!("no same-host path: {error}"),
+            }
+        }
+        self
+    }
+
+    /// Offers the same-host path to its one peer, who understands that and is met at `endpoint`: a ring with so many bytes of data.
+    pub(crate) fn offering_rings(mut self, endpoint: &Endpoint, bytes: u32) -> Self {
+        let may_be_here = match endpoint {
+            Endpoint::Inproc(_) => false,
+            Endpoint::Ipc(_) => true,
+            // Also when all interfaces are meant: who is elsewhere cannot accept.
+            Endpoint::Tcp { host, .. } => host == "*" || endpoint.is_this_machine(),
+        };
+        if same_host::is_on() && may_be_here {
+            self.outgoing = Some(RefCell::new(Outgoing::new(bytes)));
+        }
+        self
     }
 
     /// Never connects again by itself once its connection is lost.
@@ -349,16 +388,66 @@ impl Socket {
     /// Sends now; `false` when that is not possible now (nobody is connected).
     pub(crate) fn send(&self, frame: Vec<u8>) -> bool {
         trace("sent", &frame);
-        self.inner.send(frame, zmq::DONTWAIT).is_ok()
+        self.send_by_ring(&frame)
+            .unwrap_or_else(|| self.inner.send(frame, zmq::DONTWAIT).is_ok())
+    }
+
+    /// Sends by the ring, if that is its way, and what goes before it by the socket.
+    fn send_by_ring(&self, frame: &[u8]) -> Option<bool> {
+        let mut outgoing = self.outgoing.as_ref()?.borrow_mut();
+        loop {
+            match outgoing.send(frame) {
+                Way::Gone => return Some(true),
+                Way::Socket => return None,
+                Way::SocketBehind(offer) => {
+                    // If it does not go nobody accepts it.
+                    let _ = self.inner.send(offer, zmq::DONTWAIT);
+                    return None;
+                }
+                Way::RingBehind(switch) => {
+                    if self.inner.send(switch, zmq::DONTWAIT).is_err() {
+                        return Some(false);
+                    }
+                    outgoing.switched();
+                }
+            }
+        }
     }
 
     /// As [`Socket::send`], of borrowed bytes.
     pub(crate) fn send_slice(&self, frame: &[u8]) -> bool {
-        self.inner.send(frame, zmq::DONTWAIT).is_ok()
+        self.send_by_ring(frame)
+            .unwrap_or_else(|| self.inner.send(frame, zmq::DONTWAIT).is_ok())
     }
 
     /// The next frame as it came, if one is there.
     pub(crate) fn recv_frame(&self) -> Option<Frame> {
+        let Some(incoming) = &self.incoming else {
+            return self.recv_message().map(Frame::Message);
+        };
+        let mut incoming = incoming.borrow_mut();
+        let Arrivals { rings, waits } = &mut *incoming;
+        loop {
+            // What the rings had when a frame came from the socket was sent before it.
+            let frame = match waits {
+                Some(_) => rings.pop_marked(),
+                None => rings.pop(),
+            };
+            if let Some(frame) = frame {
+                return Some(Frame::Memory(frame));
+            }
+            if let Some(message) = waits.take() {
+                return Some(Frame::Message(message));
+            }
+            let message = self.recv_message()?;
+            if let Heard::Frame = rings.hear(&message) {
+                *waits = Some(message);
+                rings.mark();
+            }
+        }
+    }
+
+    fn recv_message(&self) -> Option<zmq::Message> {
         loop {
             let message = self.inner.recv_msg(zmq::DONTWAIT).ok()?;
             if message.get_more() {
@@ -368,7 +457,7 @@ impl Socket {
                 }
                 continue;
             }
-            return Some(Frame(message));
+            return Some(message);
         }
     }
 
@@ -376,9 +465,40 @@ impl Socket {
     /// every call, this takes notice of changes: whoever is told that a frame is there must fetch it, for
     /// [`Socket::changes`] will not tell again.
     pub(crate) fn has_frame_and_peer(&self) -> (bool, bool) {
-        self.inner.get_events().map_or((false, false), |events| {
+        let (has_message, has_peer) = self.inner.get_events().map_or((false, false), |events| {
             (events.contains(zmq::POLLIN), events.contains(zmq::POLLOUT))
-        })
+        });
+        (has_message || self.has_arrivals(), has_peer)
+    }
+
+    /// Whether there is a frame that came by a ring, or that waits for those.
+    fn has_arrivals(&self) -> bool {
+        let incoming = self.incoming.as_ref().map(RefCell::borrow);
+        incoming.is_some_and(|incoming| incoming.waits.is_some() || incoming.rings.has_some())
+    }
+
+    /// What a thread that is about to sleep looks at for a moment, and tells that it sleeps.
+    pub(crate) fn lookout(&self) -> Lookout {
+        let incoming = self.incoming.as_ref().map(RefCell::borrow);
+        incoming.map_or_else(Lookout::default, |incoming| incoming.rings.lookout())
+    }
+
+    /// To be said behind a sleep on [`Socket::ring_changes`]; `woken`: the descriptor was readable.
+    pub(crate) fn rise(&self, woken: bool) {
+        if let Some(incoming) = &self.incoming {
+            let mut incoming = incoming.borrow_mut();
+            incoming.rings.rise();
+            if woken {
+                incoming.rings.woken();
+            }
+        }
+    }
+
+    /// Readable when somebody who sleeps is to look at the rings.
+    pub(crate) fn ring_changes(&self) -> Option<BorrowedFd<'_>> {
+        let incoming = self.incoming.as_ref()?;
+        // SAFETY: the descriptor is open for as long as the socket, which is borrowed for as long as the answer.
+        Some(unsafe { BorrowedFd::borrow_raw(incoming.borrow().rings.changes().as_raw_fd()) })
     }
 
     /// Readable when something may have changed for the socket since it was last asked for a frame and had none. It tells of
@@ -403,18 +523,12 @@ impl Socket {
 
     /// The next frame, if one is there.
     pub(crate) fn recv(&self) -> Option<Bytes> {
-        loop {
-            let message = self.inner.recv_msg(zmq::DONTWAIT).ok()?;
-            if message.get_more() {
-                // No message of ours has several frames.
-                while self.inner.get_rcvmore().unwrap_or(false) {
-                    let _ = self.inner.recv_msg(zmq::DONTWAIT);
-                }
-                continue;
-            }
-            trace("received", &message);
-            return Some(to_bytes(message));
-        }
+        let frame = self.recv_frame()?;
+        trace("received", &frame);
+        Some(match frame {
+            Frame::Message(message) => to_bytes(message),
+            Frame::Memory(bytes) => bytes.into(),
+        })
     }
 
     /// The next frame of a ROUTER: who sent it, the address it came from, and the frame.
@@ -463,14 +577,22 @@ fn next_event(monitor: &zmq::Socket) -> Option<zmq::SocketEvent> {
     Some(zmq::SocketEvent::from_raw(u16::from_ne_bytes(*number)))
 }
 
-/// A received frame, in ZeroMQ's own memory.
-pub(crate) struct Frame(zmq::Message);
+/// A received frame.
+pub(crate) enum Frame {
+    /// In ZeroMQ's own memory.
+    Message(zmq::Message),
+    /// As it came by a ring.
+    Memory(Vec<u8>),
+}
 
 impl std::ops::Deref for Frame {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match self {
+            Self::Message(message) => message,
+            Self::Memory(bytes) => bytes,
+        }
     }
 }
 
@@ -574,10 +696,31 @@ pub(crate) fn poll(
     waker: &Waker,
     timeout: Duration,
 ) -> Result<Vec<(bool, bool)>> {
-    let mut items = Vec::with_capacity(sockets.len() * 2 + 1);
+    thread_local! {
+        static SPIN: RefCell<Spin> = const { RefCell::new(Spin::new()) };
+    }
+    let mut timeout = timeout;
+    let mut lookout = Lookout::default();
+    if sockets.iter().any(|socket| socket.has_arrivals()) {
+        timeout = Duration::ZERO;
+    } else {
+        for socket in sockets {
+            lookout.join(socket.lookout());
+        }
+    }
+    if !lookout.is_empty() && !timeout.is_zero() {
+        let sees_some = || lookout.sees_some() || waker.is_told();
+        if SPIN.with_borrow_mut(|spin| spin.until(sees_some)) || !lookout.doze() {
+            timeout = Duration::ZERO;
+        }
+    }
+    let mut items = Vec::with_capacity(sockets.len() * 3 + 1);
     items.push(zmq::PollItem::from_fd(waker.raw_fd(), zmq::POLLIN));
     for socket in sockets {
         items.push(socket.inner.as_poll_item(zmq::POLLIN));
+        if let Some(changes) = socket.ring_changes() {
+            items.push(zmq::PollItem::from_fd(changes.as_raw_fd(), zmq::POLLIN));
+        }
         if let Some(monitor) = &socket.monitor {
             items.push(monitor.as_poll_item(zmq::POLLIN));
         }
@@ -596,6 +739,11 @@ pub(crate) fn poll(
     for socket in sockets {
         let readable = items[at].is_readable();
         at += 1;
+        if socket.incoming.is_some() {
+            socket.rise(items[at].is_readable());
+            at += 1;
+        }
+        let readable = readable || socket.has_arrivals();
         let watched = socket.monitor.is_some() && {
             at += 1;
             items[at - 1].is_readable()

@@ -46,6 +46,11 @@ impl Waker {
         self.inner.told.store(false, Ordering::Release);
     }
 
+    /// Whether the loop was told, and has not heard yet.
+    pub(crate) fn is_told(&self) -> bool {
+        self.inner.told.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.inner.fd.as_raw_fd()
     }
