@@ -50,7 +50,7 @@ def perform(number, attempt, tries_left, value):
     kept[number] = number, attempt, exit, killed, int(seconds * 1e6), body if len(body) < 10**6 else "over 1 MB of output"
     if sink: say(sink, RESULTS, run, me, link, [kept[number]])
 control = connect(zmq.DEALER, endpoint)
-say(control, HELLO, "procession", 1, 0, me, 0, 1 if endpoint.startswith("ipc") else 2, 1, host, "", os.getpid(), [], False, [])
+say(control, HELLO, "procession", 1, 0, me, 0, 1 if endpoint.startswith("ipc") else 2, 1, host, "", os.getpid(), [], False, [], False)
 while not ended:
     if not tasks: zmq.select([s for s in (control, lane) if s], [], [], heartbeat / 3000)
     listen()

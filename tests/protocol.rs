@@ -240,6 +240,7 @@ fn hello_of_a_worker() -> Hello {
         held: vec![(5, 1), (7, 2)],
         ordered: false,
         endpoints: vec![],
+        rings: false,
     }
 }
 
@@ -252,6 +253,7 @@ fn hello_of_a_sink() -> Hello {
         held: vec![],
         ordered: true,
         endpoints: vec!["tcp://*:40001".to_owned()],
+        rings: false,
         ..hello_of_a_worker()
     }
 }

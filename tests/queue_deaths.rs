@@ -302,6 +302,7 @@ fn say_hello_and_no_more(queue: &Numbers, endpoint: &str) -> Outcome<zmq::Socket
         held: Vec::new(),
         ordered: false,
         endpoints: Vec::new(),
+        rings: false,
     };
     getter.send(encode(&hello), 0)?;
     getter.set_rcvtimeo(i32::try_from(DEADLINE.as_millis())?)?;

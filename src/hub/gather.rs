@@ -22,6 +22,7 @@ use crate::wire::frame::{
 };
 use crate::wire::id_set::IdSet;
 use crate::wire::runtime_dir::RuntimeDir;
+use crate::wire::same_host;
 use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
 use crate::wire::wake::Waker;
 
@@ -245,7 +246,7 @@ impl Gather {
             end: AtomicBool::new(false),
             why: Mutex::default(),
         });
-        let mut results = Socket::new(Kind::Pull)?;
+        let mut results = Socket::new(Kind::Pull)?.taking_rings();
         let (endpoints, dir) = bind_results(&mut results, &settings)?;
         before_dialling(&shared, dir.as_ref().map(RuntimeDir::path));
         let mut gather = Self {
@@ -444,6 +445,7 @@ impl Gather {
             held: Vec::new(),
             ordered: self.settings.ordered,
             endpoints: self.endpoints.clone(),
+            rings: false,
         };
         self.dial.greeted(frame::encode(&hello));
     }
@@ -455,7 +457,9 @@ impl Gather {
         let address: Endpoint = welcome.address.parse()?;
         let address =
             address.with_host_if_any(self.settings.endpoint.host().unwrap_or("127.0.0.1"));
-        let mut acks = Socket::new(Kind::Push)?.without_reconnect();
+        let mut acks = Socket::new(Kind::Push)?
+            .without_reconnect()
+            .offering_rings(&address, same_host::SMALL);
         if address.transport() != Transport::Inproc {
             acks = acks.monitored()?;
         }

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{Batch, INLINE, PART_SIZE, Part, Place, RunId, TaskId, encode_part};
+use crate::wire::same_host;
 use crate::wire::socket::{Kind, LinkEvent, Socket};
 
 pub(crate) struct Lane {
@@ -108,6 +109,12 @@ impl Lane {
     /// The same lane for blocks of a queue.
     pub(crate) fn of_items(mut self) -> Self {
         self.of_items = true;
+        self
+    }
+
+    /// Its consumer understands the same-host path.
+    pub(crate) fn offering_rings(mut self) -> Self {
+        self.socket = self.socket.offering_rings(&self.address, same_host::SMALL);
         self
     }
 

@@ -31,6 +31,7 @@ use crate::wire::frame::{
     self, Confirmed, Credit, Goodbye, Heartbeat, Hello, Message, PeerId, Pill, QueueInfo, Role,
     RunId, Welcome, kind,
 };
+use crate::wire::same_host;
 use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
 use crate::wire::wake::Waker;
 
@@ -473,6 +474,7 @@ impl Member {
             held: self.held(),
             ordered: false,
             endpoints: Vec::new(),
+            rings: true,
         };
         self.dial.greeted(frame::encode(&hello));
     }
@@ -505,7 +507,9 @@ impl Member {
                             .to_owned(),
                     }
                 })?;
-            let mut link = Socket::new(Kind::Push)?.without_reconnect();
+            let mut link = Socket::new(Kind::Push)?
+                .without_reconnect()
+                .offering_rings(&endpoint, same_host::SMALL);
             if endpoint.transport() != Transport::Inproc {
                 link = link.monitored()?;
             }

@@ -11,6 +11,7 @@ use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
     Batch, INLINE, Part, PeerId, Place, ResultEntry, RunId, TaskId, encode_part,
 };
+use crate::wire::same_host;
 use crate::wire::socket::{Kind, LinkEvent, Socket};
 
 /// A result that is kept.
@@ -130,6 +131,7 @@ impl Outbox {
                 Transport::Inproc => Ok(socket),
                 _ => socket.monitored(),
             })
+            .map(|socket| socket.offering_rings(endpoint, same_host::SMALL))
             .and_then(|socket| socket.connect(endpoint).map(|()| socket));
         match made {
             Ok(socket) => self.socket = Some(socket),

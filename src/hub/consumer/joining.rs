@@ -114,6 +114,7 @@ impl Consumer {
             held,
             ordered: false,
             endpoints: Vec::new(),
+            rings: true,
         };
         self.dial.greeted(frame::encode(&hello));
     }

@@ -26,7 +26,7 @@ pub(in crate::hub) struct Lane {
 impl Lane {
     /// Pulls from the lane at `address`.
     pub(in crate::hub) fn connect(address: &Endpoint) -> Result<Self> {
-        let mut socket = Socket::new(Kind::Pull)?.without_reconnect();
+        let mut socket = Socket::new(Kind::Pull)?.without_reconnect().taking_rings();
         if address.transport() != Transport::Inproc {
             socket = socket.monitored()?;
         }

@@ -72,7 +72,7 @@ impl Host {
         via: Transport,
         hello: &Hello,
     ) -> Result<Endpoint> {
-        let lane = self.new_lane(via)?;
+        let lane = self.new_lane(via, hello.rings)?;
         let address = lane.address.clone();
         let id = hello.peer;
         log::info!(
@@ -137,7 +137,7 @@ impl Host {
         (SINK_BUDGET / (self.peers.len() as u64 + 1)).clamp(64 << 10, 1 << 20)
     }
 
-    fn new_lane(&mut self, via: Transport) -> Result<Lane> {
+    fn new_lane(&mut self, via: Transport, rings: bool) -> Result<Lane> {
         self.lanes_made += 1;
         let lane = Lane::bind(
             via,
@@ -147,6 +147,10 @@ impl Host {
             self.lanes_made,
             self.settings.run,
         )?;
+        let lane = match rings {
+            true => lane.offering_rings(),
+            false => lane,
+        };
         Ok(match self.members {
             Some(_) => lane.of_items(),
             None => lane,

@@ -27,6 +27,7 @@ impl Host {
             None => 0,
         };
         let bound = Socket::new(Kind::Pull)
+            .map(Socket::taking_rings)
             .and_then(|socket| match via {
                 Transport::Inproc => Ok(socket),
                 _ => socket.monitored(),

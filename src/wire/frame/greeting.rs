@@ -47,6 +47,8 @@ pub struct Hello {
     pub ordered: bool,
     /// A sink: where it gathers results; host `*` stands for the host as the ventilator sees it.
     pub endpoints: Vec<String>,
+    /// A consumer: whether it understands the same-host path (docs/same-host.md).
+    pub rings: bool,
 }
 
 /// The answer to [`Hello`].
