@@ -14,6 +14,7 @@ mod outgoing;
 mod ring;
 mod spin;
 
+use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
 pub(crate) use incoming::{Heard, Incoming, Lookout};
@@ -29,6 +30,14 @@ const SWITCH: u8 = 2;
 pub(crate) const SMALL: u32 = 1 << 20;
 /// Data of a ring that holds all that a pipe may have under way, in bytes.
 pub(crate) const LARGE: u32 = 8 << 20;
+
+/// Whether a descriptor that was just opened for a ring leaves enough for sockets, which have no other way. The system gives out
+/// the lowest number that is free, so it says how many there are.
+fn is_spare(fd: &impl AsRawFd) -> bool {
+    use rustix::process::{Resource, getrlimit};
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    (fd.as_raw_fd() as u64) < limit / 16
+}
 
 /// Whether rings are offered and accepted at all.
 pub(crate) fn is_on() -> bool {

@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::memory::{Shared, State, VERSION};
 use super::ring::{Found, Memory, Reader};
-use super::{MARK, OFFER, SWITCH};
+use super::{MARK, OFFER, SWITCH, is_spare};
 
 pub(crate) struct Incoming {
     rings: Vec<Ring>,
@@ -103,6 +103,9 @@ impl Incoming {
         });
         let memory = Shared::open(process, fd, size, number)?;
         let (pipe, write_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        if !is_spare(&write_end) {
+            return Err(io::Error::other("too few descriptors are left"));
+        }
         let data = EventData::new_u64(number);
         epoll::add(&self.epoll, &pipe, data, EventFlags::IN)?;
         memory.set_reader(std::process::id(), write_end.as_raw_fd() as u32);

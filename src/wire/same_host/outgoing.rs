@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::memory::{Shared, State, VERSION};
 use super::ring::{Memory, Writer};
-use super::{MARK, OFFER, SWITCH};
+use super::{MARK, OFFER, SWITCH, is_spare};
 
 /// So many frames go before a ring is offered: most connections that carry fewer are closed soon.
 const FRAMES_BEFORE: u32 = 16;
@@ -155,6 +155,9 @@ impl Outgoing {
 fn offer(size: u32) -> io::Result<(Phase, Vec<u8>)> {
     let number = getrandom::u64().map_err(io::Error::other)?;
     let (memory, fd) = Shared::create(size, number)?;
+    if !is_spare(&fd) {
+        return Err(io::Error::other("too few descriptors are left"));
+    }
     let mut offer = vec![MARK, OFFER];
     offer.extend_from_slice(&number.to_le_bytes());
     offer.extend_from_slice(&std::process::id().to_le_bytes());
