@@ -217,3 +217,6 @@ pub(crate) fn doze(memory: &impl Memory, at: u64) -> bool {
     memory.fence();
     memory.written(Ordering::Acquire) == at
 }
+
+#[cfg(test)]
+mod tests;
