@@ -170,12 +170,11 @@ impl Socket {
 
     /// Takes frames by the same-host path, from those who offer it.
     pub(crate) fn taking_rings(mut self) -> Self {
-        if same_host::is_on() {
-            match Incoming::new() {
-                Ok(rings) => self.incoming = Some(RefCell::new(Arrivals { rings, waits: None })),
-                Err(error) => log::debug!("no same-host path: {error}"),
-            }
-        }
+        // Also where none is accepted: offers are to be understood.
+        self.incoming = Some(RefCell::new(Arrivals {
+            rings: Incoming::new(),
+            waits: None,
+        }));
         self
     }
 
@@ -496,9 +495,10 @@ impl Socket {
 
     /// Readable when somebody who sleeps is to look at the rings.
     pub(crate) fn ring_changes(&self) -> Option<BorrowedFd<'_>> {
-        let incoming = self.incoming.as_ref()?;
+        let incoming = self.incoming.as_ref()?.borrow();
+        let descriptor = incoming.rings.changes()?.as_raw_fd();
         // SAFETY: the descriptor is open for as long as the socket, which is borrowed for as long as the answer.
-        Some(unsafe { BorrowedFd::borrow_raw(incoming.borrow().rings.changes().as_raw_fd()) })
+        Some(unsafe { BorrowedFd::borrow_raw(descriptor) })
     }
 
     /// Readable when something may have changed for the socket since it was last asked for a frame and had none. It tells of
@@ -739,7 +739,7 @@ pub(crate) fn poll(
     for socket in sockets {
         let readable = items[at].is_readable();
         at += 1;
-        if socket.incoming.is_some() {
+        if socket.ring_changes().is_some() {
             socket.rise(items[at].is_readable());
             at += 1;
         }

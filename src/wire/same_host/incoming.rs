@@ -10,12 +10,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::memory::{Shared, State, VERSION};
 use super::ring::{Found, Memory, Reader};
-use super::{MARK, OFFER, SWITCH, is_spare};
+use super::{MARK, OFFER, SWITCH, is_on, is_spare};
 
 pub(crate) struct Incoming {
     rings: Vec<Ring>,
-    /// Readable when a sleeping reader is woken, or a writer is gone.
-    epoll: OwnedFd,
+    /// Readable when a sleeping reader is woken, or a writer is gone; none: no ring is accepted.
+    epoll: Option<OwnedFd>,
     /// The ring that was read last; the next one comes first.
     last: usize,
 }
@@ -44,17 +44,19 @@ pub(crate) enum Heard {
 }
 
 impl Incoming {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
+    pub(crate) fn new() -> Self {
+        Self {
             rings: Vec::new(),
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            epoll: is_on()
+                .then(|| epoll::create(CreateFlags::CLOEXEC).ok())
+                .flatten(),
             last: 0,
-        })
+        }
     }
 
     /// What to sleep on.
-    pub(crate) fn changes(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+    pub(crate) fn changes(&self) -> Option<BorrowedFd<'_>> {
+        self.epoll.as_ref().map(AsFd::as_fd)
     }
 
     /// Looks at a frame from the socket.
@@ -85,6 +87,9 @@ impl Incoming {
     }
 
     fn accept(&mut self, offer: &[u8]) -> io::Result<()> {
+        let Some(epoll) = &self.epoll else {
+            return Err(io::Error::other("none is accepted here"));
+        };
         let read = |at: usize| {
             let bytes = offer.get(at..)?.first_chunk()?;
             Some(u32::from_le_bytes(*bytes))
@@ -107,7 +112,7 @@ impl Incoming {
             return Err(io::Error::other("too few descriptors are left"));
         }
         let data = EventData::new_u64(number);
-        epoll::add(&self.epoll, &pipe, data, EventFlags::IN)?;
+        epoll::add(epoll, &pipe, data, EventFlags::IN)?;
         memory.set_reader(std::process::id(), write_end.as_raw_fd() as u32);
         memory.set_state(State::Accepted);
         self.rings.push(Ring {
@@ -200,7 +205,10 @@ impl Incoming {
                 data: EventData::new_u64(0),
             }
         }; 16];
-        let Ok(count) = epoll::wait(&self.epoll, &mut events[..], Some(&Default::default())) else {
+        let Some(epoll) = &self.epoll else {
+            return;
+        };
+        let Ok(count) = epoll::wait(epoll, &mut events[..], Some(&Default::default())) else {
             return;
         };
         for event in &events[..count] {
@@ -214,7 +222,7 @@ impl Incoming {
             let read = rustix::io::read(&ring.pipe, &mut bytes);
             if matches!(read, Ok(0)) || flags.contains(EventFlags::HUP) {
                 ring.is_over = true;
-                let _ = epoll::delete(&self.epoll, &ring.pipe);
+                let _ = epoll::delete(epoll, &ring.pipe);
             }
         }
         // What the writer has left is read first; the word that it is there may still be in the socket.
