@@ -254,7 +254,9 @@ impl End {
                     }
                     let (number, room) = (joined.number, joined.has_room());
                     if is_due {
-                        let ready = poller.wait(Some(Instant::now()));
+                        let mut ready = poller.wait(Some(Instant::now()));
+                        // Who is awake is not told of these.
+                        ready.rings = true;
                         inner.link.attend(ready);
                     } else {
                         inner.link.attend(Ready::ALL);

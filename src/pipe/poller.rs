@@ -89,10 +89,9 @@ impl Poller {
     pub(super) fn exclude(&self, socket: &Socket) {
         // It was included, or there is nothing to do.
         let _ = epoll::delete(&self.epoll, socket.changes());
-        for changes in [socket.link_changes(), socket.ring_changes()] {
-            if let Some(changes) = changes {
-                let _ = epoll::delete(&self.epoll, changes);
-            }
+        let others = [socket.link_changes(), socket.ring_changes()];
+        for changes in others.into_iter().flatten() {
+            let _ = epoll::delete(&self.epoll, changes);
         }
     }
 

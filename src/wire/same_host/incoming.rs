@@ -31,6 +31,8 @@ struct Ring {
     writer: u32,
     /// Its writer is gone.
     is_over: bool,
+    /// It makes no sense.
+    is_broken: bool,
     /// What was there when a frame came from the socket goes before that: up to this position.
     before: u64,
 }
@@ -123,6 +125,7 @@ impl Incoming {
             active: false,
             writer: process,
             is_over: false,
+            is_broken: false,
             before: 0,
         });
         Ok(())
@@ -166,7 +169,7 @@ impl Incoming {
                         ring.writer
                     );
                     ring.active = false;
-                    ring.is_over = true;
+                    ring.is_broken = true;
                     ring.reader.memory().set_state(State::Closed);
                 }
             }
@@ -227,7 +230,7 @@ impl Incoming {
         }
         // What the writer has left is read first; the word that it is there may still be in the socket.
         self.rings
-            .retain(|ring| !ring.is_over || !ring.reader.is_empty());
+            .retain(|ring| !ring.is_over || !ring.reader.is_empty() && !ring.is_broken);
         self.last = 0;
     }
 }
