@@ -38,6 +38,8 @@ pub mod pool;
 pub mod process;
 mod queue;
 pub mod registry;
+#[allow(dead_code, reason = "its users are being written")]
+mod shared;
 mod simple_queue;
 pub mod thread;
 pub mod wait;
