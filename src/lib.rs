@@ -41,6 +41,7 @@ pub mod registry;
 #[allow(dead_code, reason = "its users are being written")]
 mod shared;
 mod simple_queue;
+pub mod sync;
 pub mod thread;
 pub mod wait;
 pub mod wire;
