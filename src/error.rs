@@ -426,6 +426,33 @@ pub enum Error {
         /// As what it was to be used.
         wanted: String,
     },
+    /// An atomic number cannot be there.
+    #[error("an atomic number of 8 bytes cannot begin at byte {offset}: take a multiple of 8")]
+    Unaligned {
+        /// Where it was to be, in bytes.
+        offset: usize,
+    },
+    /// An array has no such elements.
+    #[error(
+        "an array of {len} elements has no {}", if *count == 1 { format!("element {index}") } else { format!("{count} elements from {index} on") }
+    )]
+    NoSuchElement {
+        /// The first that was asked for.
+        index: usize,
+        /// How many.
+        count: usize,
+        /// What the array has.
+        len: usize,
+    },
+    /// Whoever changed it last died or panicked in the middle.
+    #[error(
+        "this {what} may be half changed: whoever held its lock was killed, or panicked, while changing it; lock() it, set it right, and say so with \
+         mark_consistent()"
+    )]
+    Inconsistent {
+        /// What.
+        what: &'static str,
+    },
     /// The system refused something else.
     #[error("{what}: {source}")]
     System {

@@ -13,12 +13,10 @@ use crate::error::{Error, Result};
 /// Taken at once, so that a signal loses no more work than this.
 const STEP: u64 = 16 << 20;
 
-/// A file in memory of `header + len` bytes which has all its pages.
-pub(super) fn allocate(header: usize, len: usize) -> Result<File> {
+/// A file in memory of `size` bytes which has all its pages, for `len` bytes of data.
+pub(super) fn allocate(len: usize, size: Option<usize>) -> Result<File> {
     let no_room = |why| Error::NoRoom { size: len, why };
-    let size = header
-        .checked_add(len)
-        .filter(|size| isize::try_from(*size).is_ok());
+    let size = size.filter(|size| isize::try_from(*size).is_ok());
     let size = size.ok_or_else(|| no_room("no process can have so much".to_owned()))? as u64;
     check_room(size).map_err(no_room)?;
     let failed = |source: Errno| error(len, source.into());

@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -33,6 +33,11 @@ const HEADER: usize = 128;
 const MAGIC: [u8; 8] = *b"PROCSHAR";
 const VERSION: u32 = 1;
 const KIND: std::ops::Range<usize> = 48..120;
+
+/// How long the file of so much data is: it ends with a whole word, so that its last bytes can be reached as part of one.
+fn whole(len: usize) -> Option<usize> {
+    len.checked_next_multiple_of(8)?.checked_add(HEADER)
+}
 
 /// A block's number, which no other has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -124,8 +129,7 @@ impl Header {
         read_at_start(file, &mut bytes)?;
         let header = Self::from_bytes(&bytes).map_err(io::Error::other)?;
         let size = rustix::fs::fstat(file)?.st_size;
-        let fits =
-            usize::try_from(size).is_ok_and(|size| header.len.checked_add(HEADER) == Some(size));
+        let fits = usize::try_from(size).is_ok_and(|size| whole(header.len) == Some(size));
         if !fits {
             return Err(io::Error::other("its length is not what its header says"));
         }
@@ -163,6 +167,8 @@ pub(crate) struct Segment {
     file: Arc<OwnedFd>,
     name: Option<String>,
     holder: Option<Holder>,
+    /// Whether something in it must stay where it is.
+    busy: OnceLock<fn(*mut u8) -> bool>,
 }
 
 // SAFETY: it is memory that any thread of any process may reach. What makes this orderly is the matter of those who use its pointer; there
@@ -230,7 +236,7 @@ impl Segment {
     fn make(kind: &str, len: usize) -> Result<Self> {
         let header = Header::new(Id::random()?, len, kind);
         let failed = |error| memfd::error(len, error);
-        let file = memfd::allocate(HEADER, len)?;
+        let file = memfd::allocate(len, whole(len))?;
         file.write_all_at(&header.to_bytes(), 0).map_err(failed)?;
         let file = memfd::seal(file).map_err(failed)?;
         Self::mapped(Arc::new(file), header).map_err(failed)
@@ -256,7 +262,7 @@ impl Segment {
         let base = unsafe {
             mmap(
                 std::ptr::null_mut(),
-                header.len + HEADER,
+                whole(header.len).ok_or(io::ErrorKind::OutOfMemory)?,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
                 &*file,
@@ -270,6 +276,7 @@ impl Segment {
             file,
             name: None,
             holder: None,
+            busy: OnceLock::new(),
         })
     }
 
@@ -320,8 +327,18 @@ impl Segment {
         self.name.as_deref()
     }
 
+    /// Has it stay mapped for ever if, when it is dropped, `busy` says so of its data: for what the kernel, too, knows the place of.
+    pub(crate) fn stays_if(&self, busy: fn(*mut u8) -> bool) {
+        let _ = self.busy.set(busy);
+    }
+
     pub(super) const fn file(&self) -> &Arc<OwnedFd> {
         &self.file
+    }
+
+    /// Lets go of what is kept for handles that may be under way.
+    pub(crate) fn forget_lent(&self) {
+        table::lock().forget_lent(self.header.id);
     }
 
     /// Takes its name away, if it has one, and lets go of what is kept for handles that may be under way.
@@ -329,7 +346,7 @@ impl Segment {
     /// # Errors
     /// When the directory of names cannot be used.
     pub(crate) fn unlink(&self) -> Result<()> {
-        table::lock().forget_lent(self.header.id);
+        self.forget_lent();
         match &self.name {
             Some(name) => names::unlink_if(name, self.header.id).map(drop),
             None => Ok(()),
@@ -339,10 +356,13 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // SAFETY: it is the mapping that this made, and nobody has a pointer into it: those that do keep an `Arc` of this.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.header.len + HEADER) };
-        if let Err(error) = unmapped {
-            log::debug!("cannot unmap shared memory: {error}");
+        if !self.busy.get().is_some_and(|busy| busy(self.as_ptr())) {
+            let size = self.header.len.next_multiple_of(8) + HEADER;
+            // SAFETY: it is the mapping that this made, of that size, and nobody has a pointer into it: those that do keep an `Arc` of this.
+            let unmapped = unsafe { munmap(self.base.as_ptr().cast(), size) };
+            if let Err(error) = unmapped {
+                log::debug!("cannot unmap shared memory: {error}");
+            }
         }
         table::lock().clean(self.header.id);
     }
@@ -415,9 +435,9 @@ mod tests {
         let header = Header::new(id, 100, "test").to_bytes();
         let bad = |change: &dyn Fn(&mut Vec<u8>)| -> io::Result<String> {
             let mut bytes = header.to_vec();
-            bytes.resize(HEADER + 100, 0);
+            bytes.resize(HEADER + 104, 0);
             change(&mut bytes);
-            let file = memfd::allocate(0, bytes.len().max(1)).map_err(io::Error::other)?;
+            let file = memfd::allocate(100, Some(bytes.len().max(1))).map_err(io::Error::other)?;
             file.set_len(bytes.len() as u64)?;
             file.write_all_at(&bytes, 0)?;
             let file = Arc::new(memfd::seal(file)?);
@@ -427,12 +447,12 @@ mod tests {
         assert!(bad(&|bytes| bytes.truncate(HEADER - 1))?.contains("too short"));
         assert!(bad(&|bytes| bytes[0] = 0)?.contains("no shared memory"));
         assert!(bad(&|bytes| bytes[8] = 9)?.contains("another version"));
-        assert!(bad(&|bytes| bytes.truncate(HEADER + 99))?.contains("length"));
+        assert!(bad(&|bytes| bytes.truncate(HEADER + 103))?.contains("length"));
         assert!(bad(&|bytes| bytes[16..24].fill(0xff))?.contains("length"));
         assert!(bad(&|bytes| bytes[32] = 9)?.contains("other memory"));
         let file = tempfile::tempfile()?;
         file.write_all_at(&header, 0)?;
-        file.set_len(HEADER as u64 + 100)?;
+        file.set_len(HEADER as u64 + 104)?;
         assert!(
             Segment::map(Arc::new(file.into()), id).is_err(),
             "not sealed"

@@ -162,7 +162,10 @@ pub(super) fn open_file(pid: u32, fd: i32) -> io::Result<File> {
 }
 
 /// When a process was started, in ticks since the boot.
-pub(super) fn started(pid: u32) -> io::Result<u64> {
+///
+/// # Errors
+/// Of kind `NotFound` when there is none of that number, or only what is left of one that has ended (a zombie).
+pub(crate) fn started(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // Its name, in brackets, may have anything in it. The state is the third field, this the twenty-second.
     let behind_name = stat.rsplit_once(')').map(|(_, fields)| fields);
