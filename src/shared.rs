@@ -17,7 +17,7 @@
 //! fn main() -> procession::Result<()> {
 //!     let (total, squares) = (Value::new(0)?, Array::new(4)?);
 //!     let child = Process::spawn(work, (total.clone(), squares.clone()))?;
-//!     child.join()??;
+//!     child.join()?;
 //!     assert_eq!(total.get()?, 4);
 //!     assert_eq!(squares.to_vec()?, [0.0, 1.0, 4.0, 9.0]);
 //!     Ok(())

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -323,24 +323,25 @@ pub(super) enum Found {
     There(Arc<OwnedFd>, Id, Holder),
 }
 
-/// Looks for a name; `here` says what this process has of an id.
-pub(super) fn attach(name: &str, here: impl FnOnce(Id) -> Option<Arc<Segment>>) -> Result<Found> {
+/// Looks for a name; `here` says what this process has of an id. `None`: somebody holds the name, but nobody who has the memory can be
+/// reached, at this moment.
+pub(super) fn attach(
+    name: &str,
+    here: impl FnOnce(Id) -> Option<Arc<Segment>>,
+) -> Result<Option<Found>> {
     let gate = Gate::lock()?;
     gate.sweep();
     let (file, text) = gate.find(name)?;
     if let Some(segment) = here(text.id) {
-        return Ok(Found::Here(segment));
+        return Ok(Some(Found::Here(segment)));
     }
-    let memory = text.files().find(|file| Segment::is(file, text.id));
-    let memory = memory.ok_or_else(|| Error::BadHandle {
-        endpoint: format!("shared memory {name}"),
-        why: "its holders cannot be reached from here: they are in another container, or may not be looked into".to_owned(),
-    })?;
+    let Some(memory) = text.files().find(|file| Segment::is(file, text.id)) else {
+        return Ok(None);
+    };
     let memory: Arc<OwnedFd> = Arc::new(memory.into());
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&*memory);
-    let holder = gate.hold(file, name, &text, fd);
+    let holder = gate.hold(file, name, &text, memory.as_raw_fd());
     let holder = holder.map_err(|error| gate.failed(name, error))?;
-    Ok(Found::There(memory, text.id, holder))
+    Ok(Some(Found::There(memory, text.id, holder)))
 }
 
 /// Becomes a holder of a name, if it still leads to that memory.

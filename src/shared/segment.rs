@@ -19,12 +19,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::memfd;
-use super::names::{self, Holder};
+use super::names::{self, Found, Holder};
 use super::table;
 use crate::error::{Error, Result};
 
@@ -32,6 +33,8 @@ use crate::error::{Error, Result};
 const HEADER: usize = 128;
 const MAGIC: [u8; 8] = *b"PROCSHAR";
 const VERSION: u32 = 1;
+/// A process that is killed gives up its files one after another: for a moment it may still hold a name, and no longer the memory.
+const DYING: Duration = Duration::from_secs(1);
 const KIND: std::ops::Range<usize> = 48..120;
 
 /// How long the file of so much data is: it ends with a whole word, so that its last bytes can be reached as part of one.
@@ -210,27 +213,39 @@ impl Segment {
     /// its holders can be reached.
     pub(crate) fn attach(name: &str, kind: &str) -> Result<Arc<Self>> {
         names::check(name)?;
-        let mut table = table::lock();
-        let found = names::attach(name, |id| table.get(id))?;
-        let segment = match found {
-            names::Found::Here(segment) => {
-                drop(table);
-                segment
+        let deadline = Instant::now() + DYING;
+        let segment = loop {
+            if let Some(segment) = Self::find(name)? {
+                break segment;
             }
-            names::Found::There(file, header_id, holder) => {
-                let mut segment = Self::map(file, header_id)
-                    .map_err(|error| Error::system(format!("cannot attach {name}"), error))?;
-                segment.name = Some(name.to_owned());
-                segment.holder = Some(holder);
-                let segment = Arc::new(segment);
-                table.remember(&segment);
-                // Before the segment can be dropped, which locks it.
-                drop(table);
-                segment
+            if Instant::now() >= deadline {
+                return Err(Error::BadHandle {
+                    endpoint: format!("shared memory {name}"),
+                    why: "its holders cannot be reached from here: they are in another container, or may not be looked into"
+                        .to_owned(),
+                });
             }
+            std::thread::sleep(Duration::from_millis(1));
         };
         segment.check_kind(kind)?;
         Ok(segment)
+    }
+
+    fn find(name: &str) -> Result<Option<Arc<Self>>> {
+        // Until the end, so that no other thread maps it too.
+        let mut table = table::lock();
+        let (file, id, holder) = match names::attach(name, |id| table.get(id))? {
+            Some(Found::There(file, id, holder)) => (file, id, holder),
+            Some(Found::Here(segment)) => return Ok(Some(segment)),
+            None => return Ok(None),
+        };
+        let mut segment = Self::map(file, id)
+            .map_err(|error| Error::system(format!("cannot attach {name}"), error))?;
+        segment.name = Some(name.to_owned());
+        segment.holder = Some(holder);
+        let segment = Arc::new(segment);
+        table.remember(&segment);
+        Ok(Some(segment))
     }
 
     fn make(kind: &str, len: usize) -> Result<Self> {

@@ -109,7 +109,10 @@ impl Ticket {
             Ok(file) => Ok(file.into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(match started(self.pid).ok() == Some(self.started) {
-                    true => self.error(format!("process {} has given it up (unlink)", self.pid)),
+                    true => self.error(format!(
+                        "process {} has given it up (unlink), or is ending",
+                        self.pid
+                    )),
                     false => self.ended(),
                 })
             }
