@@ -71,10 +71,8 @@ impl<T: Pod> Array<T> {
     /// # Errors
     /// [`Error::NoRoom`], or [`Error::System`] when there are too many open files.
     pub fn new(len: usize) -> Result<Self> {
-        let size = len
-            .checked_mul(size_of::<T>())
-            .and_then(|size| size.checked_add(FIRST));
-        Guarded::new(&Self::kind(), size.unwrap_or(usize::MAX)).map(Self::of)
+        let size = len.saturating_mul(size_of::<T>()).saturating_add(FIRST);
+        Guarded::new(&Self::kind(), size).map(Self::of)
     }
 
     /// An array that begins as a copy of this.
@@ -127,13 +125,11 @@ impl<T: Pod> Array<T> {
         self.guarded.try_lock().map(|held| self.guard(held))
     }
 
-    /// As [`lock`](Self::lock), but waits for at most `time`; `None`: somebody else holds it.
-    ///
-    /// # Errors
-    /// As [`lock`](Self::lock).
-    pub fn lock_timeout(&self, time: Duration) -> Result<Option<ArrayGuard<'_, T>>> {
+    /// As [`lock`](Self::lock), but waits for at most `time`. By a thread that holds it already it is not had, at once.
+    #[must_use = "the lock is released when the guard is dropped"]
+    pub fn lock_timeout(&self, time: Duration) -> Option<ArrayGuard<'_, T>> {
         let held = self.guarded.lock_timeout(time)?;
-        Ok(held.map(|held| self.guard(held)))
+        Some(self.guard(held))
     }
 
     fn lock_consistent(&self) -> Result<ArrayGuard<'_, T>> {

@@ -61,11 +61,11 @@ impl Guarded {
         self.mutex().try_acquire().then(|| self.held())
     }
 
-    pub(super) fn lock_timeout(&self, time: Duration) -> Result<Option<Held<'_>>> {
-        let is_held = self
-            .mutex()
-            .acquire_until(Instant::now().checked_add(time))?;
-        Ok(is_held.then(|| self.held()))
+    pub(super) fn lock_timeout(&self, time: Duration) -> Option<Held<'_>> {
+        // A time that no clock holds is for ever.
+        let deadline = Instant::now().checked_add(time);
+        let is_held = self.mutex().acquire_until(deadline).unwrap_or(false);
+        is_held.then(|| self.held())
     }
 
     fn held(&self) -> Held<'_> {

@@ -55,7 +55,7 @@ impl<T: Pod> RawArray<T> {
     /// # Errors
     /// [`Error::NoRoom`], or [`Error::System`] when there are too many open files.
     pub fn new(len: usize) -> Result<Self> {
-        let size = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+        let size = len.saturating_mul(size_of::<T>());
         Segment::anonymous(&Self::kind(), size).map(Self::of)
     }
 

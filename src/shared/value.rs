@@ -105,13 +105,11 @@ impl<T: Pod> Value<T> {
         self.guarded.try_lock().map(|held| self.guard(held))
     }
 
-    /// As [`lock`](Self::lock), but waits for at most `time`; `None`: somebody else holds it.
-    ///
-    /// # Errors
-    /// As [`lock`](Self::lock).
-    pub fn lock_timeout(&self, time: Duration) -> Result<Option<ValueGuard<'_, T>>> {
+    /// As [`lock`](Self::lock), but waits for at most `time`. By a thread that holds it already it is not had, at once.
+    #[must_use = "the lock is released when the guard is dropped"]
+    pub fn lock_timeout(&self, time: Duration) -> Option<ValueGuard<'_, T>> {
         let held = self.guarded.lock_timeout(time)?;
-        Ok(held.map(|held| self.guard(held)))
+        Some(self.guard(held))
     }
 
     /// A copy of the value, taken under the lock.
