@@ -93,6 +93,7 @@ mod memfd;
 mod memory;
 mod names;
 mod raw;
+mod room;
 mod segment;
 mod table;
 mod ticket;

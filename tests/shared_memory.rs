@@ -668,6 +668,31 @@ fn the_name_of_killed_holders_is_removed_by_whoever_comes_next() -> Outcome {
 }
 
 #[procession::task]
+fn forget_and_end(name: String) -> procession::Result<()> {
+    std::mem::forget(Memory::create(&name, 1)?);
+    Ok(())
+}
+
+#[procession::task]
+fn forget_and_exit(name: String) -> procession::Result<()> {
+    std::mem::forget(Memory::create(&name, 1)?);
+    std::process::exit(0)
+}
+
+#[test]
+fn a_program_that_ends_leaves_no_name_although_it_drops_nothing() -> Outcome {
+    in_time(|| {
+        let name = name("forgotten");
+        value(&Process::spawn(forget_and_end, (name.clone(),))?)?;
+        assert!(!file(&name).exists());
+        // Its end without a value is an error, and not of interest here.
+        let _ = Process::spawn(forget_and_exit, (name.clone(),))?.join_timeout(DEADLINE);
+        assert!(!file(&name).exists());
+        Ok(())
+    })
+}
+
+#[procession::task]
 fn come_and_go(name: String, rounds: AtomicCounter) -> procession::Result<()> {
     loop {
         let memory = match Memory::create(&name, 4096) {

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
+use super::room;
 use crate::error::{Error, Result};
 
 /// Taken at once, so that a signal loses no more work than this.
@@ -18,7 +18,7 @@ pub(super) fn allocate(len: usize, size: Option<usize>) -> Result<File> {
     let no_room = |why| Error::NoRoom { size: len, why };
     let size = size.filter(|size| isize::try_from(*size).is_ok());
     let size = size.ok_or_else(|| no_room("no process can have so much".to_owned()))? as u64;
-    check_room(size).map_err(no_room)?;
+    room::check(size).map_err(no_room)?;
     let failed = |source: Errno| error(len, source.into());
     let file = new().map_err(failed)?;
     let mut at = 0;
@@ -60,33 +60,4 @@ pub(super) fn error(size: usize, source: io::Error) -> Error {
         }
         _ => Error::system("cannot make shared memory", source),
     }
-}
-
-/// Taking pages that are not there would not fail: the system would end some process to find them. And a file that is larger than this
-/// process may make would end it by a signal.
-fn check_room(size: u64) -> Result<(), String> {
-    if let Some(limit) = getrlimit(Resource::Fsize).current
-        && size > limit
-    {
-        return Err(format!(
-            "this process may make no file of more than {limit} bytes (ulimit -f)"
-        ));
-    }
-    match available() {
-        Some(available) if size > available => {
-            Err(format!("there are {available} bytes to be had"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What the system can give without taking it from programs, in bytes.
-fn available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kilobytes = |name: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix("kB")?.trim().parse().ok()
-    };
-    let swap = kilobytes("SwapFree:").unwrap_or(0);
-    Some(kilobytes("MemAvailable:")?.saturating_add(swap) << 10)
 }

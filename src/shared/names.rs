@@ -30,6 +30,8 @@ const LINE: usize = 64;
 const TITLE: &str = "procession memory 1 ";
 /// As the system's names have.
 const LONGEST: usize = 255;
+/// The directory goes when it is empty, so that it may have to be made again and again while others come and go.
+const TRIES: u32 = 1000;
 
 /// # Errors
 /// [`Error::BadName`].
@@ -51,9 +53,17 @@ pub(super) fn check(name: &str) -> Result<()> {
 fn directory() -> Result<PathBuf> {
     let uid = rustix::process::getuid().as_raw();
     let path = PathBuf::from(format!("/dev/shm/procession-{uid}"));
-    match runtime_dir::make_private(&path, uid) {
-        Ok(()) => return Ok(path),
-        Err(error) => log::debug!("cannot use {}: {error}", path.display()),
+    for _ in 0..TRIES {
+        match runtime_dir::make_private(&path, uid) {
+            Ok(()) => return Ok(path),
+            // Removed meanwhile, as it was empty: no reason to go elsewhere.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && Path::new("/dev/shm").is_dir() => {}
+            Err(error) => {
+                log::debug!("cannot use {}: {error}", path.display());
+                break;
+            }
+        }
     }
     let path = runtime_dir::base()?.join("shared");
     match runtime_dir::make_private(&path, uid) {
@@ -76,8 +86,10 @@ impl Gate {
             match Self::of(&path) {
                 Ok(Some(directory)) => return Ok(Self { path, directory }),
                 // It was removed meanwhile, as it was empty.
-                Ok(None) if tries < 1000 => tries += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 1000 => tries += 1,
+                Ok(None) if tries < TRIES => tries += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {
+                    tries += 1
+                }
                 Ok(None) => {
                     let source = io::Error::other("it is removed again and again");
                     return Err(Error::PrivateDirectory { path, source });
@@ -348,6 +360,7 @@ pub(super) fn attach(
 pub(super) fn join(name: &str, id: Id, fd: i32) -> Result<Option<Holder>> {
     check(name)?;
     let gate = Gate::lock()?;
+    gate.sweep();
     match gate.find(name) {
         Ok((file, text)) if text.id == id => {
             let holder = gate.hold(file, name, &text, fd);
@@ -371,6 +384,7 @@ pub(super) fn unlink(name: &str) -> Result<()> {
 /// As [`unlink`], but only if the name still leads to that memory; whether it did.
 pub(super) fn unlink_if(name: &str, id: Id) -> Result<bool> {
     let gate = Gate::lock()?;
+    gate.sweep();
     match gate.find(name) {
         Ok((_, text)) if text.id == id => {
             let removed = fs::remove_file(gate.path.join(name));

@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::SealFlags;
@@ -169,7 +169,8 @@ pub(crate) struct Segment {
     /// Also kept by the table, once it was lent.
     file: Arc<OwnedFd>,
     name: Option<String>,
-    holder: Option<Holder>,
+    /// Given up before, when the program ends with this still in use.
+    holder: Mutex<Option<Holder>>,
     /// Whether something in it must stay where it is.
     busy: OnceLock<fn(*mut u8) -> bool>,
 }
@@ -200,7 +201,7 @@ impl Segment {
         let mut segment = Self::make(kind, len)?;
         let holder = names::create(name, segment.header.id, segment.file.as_raw_fd())?;
         segment.name = Some(name.to_owned());
-        segment.holder = Some(holder);
+        segment.holder = Mutex::new(Some(holder));
         let segment = Arc::new(segment);
         table::lock().remember(&segment);
         Ok(segment)
@@ -242,7 +243,7 @@ impl Segment {
         let mut segment = Self::map(file, id)
             .map_err(|error| Error::system(format!("cannot attach {name}"), error))?;
         segment.name = Some(name.to_owned());
-        segment.holder = Some(holder);
+        segment.holder = Mutex::new(Some(holder));
         let segment = Arc::new(segment);
         table.remember(&segment);
         Ok(Some(segment))
@@ -290,7 +291,7 @@ impl Segment {
             base,
             file,
             name: None,
-            holder: None,
+            holder: Mutex::default(),
             busy: OnceLock::new(),
         })
     }
@@ -299,13 +300,23 @@ impl Segment {
     pub(super) fn with_name(mut self, name: Option<String>) -> Self {
         if let Some(name) = &name {
             let joined = names::join(name, self.header.id, self.file.as_raw_fd());
-            self.holder = joined.unwrap_or_else(|error| {
+            self.holder = Mutex::new(joined.unwrap_or_else(|error| {
                 log::debug!("cannot hold the name {name}: {error}");
                 None
-            });
+            }));
         }
         self.name = name;
         self
+    }
+
+    /// Holds its name no longer.
+    pub(super) fn leave_name(&self) {
+        let holder = self
+            .holder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(holder);
     }
 
     /// # Errors

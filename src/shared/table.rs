@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
 use super::segment::{Id, Segment};
 
@@ -33,6 +33,10 @@ impl Locked {
     }
 
     pub(super) fn remember(&mut self, segment: &Arc<Segment>) {
+        if segment.name().is_some() {
+            static AT_EXIT: Once = Once::new();
+            AT_EXIT.call_once(|| crate::at_exit::register(leave_names));
+        }
         self.table()
             .open
             .insert(segment.id(), Arc::downgrade(segment));
@@ -59,5 +63,18 @@ impl Locked {
 
     pub(super) fn forget_lent(&mut self, id: Id) {
         self.table().lent.remove(&id);
+    }
+}
+
+/// A program that ends holds its names no longer, even where what holds them is never dropped.
+fn leave_names() {
+    let all: Vec<Arc<Segment>> = lock()
+        .table()
+        .open
+        .values()
+        .filter_map(Weak::upgrade)
+        .collect();
+    for segment in all {
+        segment.leave_name();
     }
 }
