@@ -141,7 +141,10 @@ impl Gate {
             let file = name
                 .to_str()
                 .and_then(|name| self.open(name).ok().flatten());
-            if file.is_some_and(|file| is_left(&file)) {
+            // Locked until it is removed.
+            if let Some(file) = file
+                && is_left(&file)
+            {
                 log::debug!("removes the name {name:?}, whose holders were killed");
                 let _ = fs::remove_file(entry.path());
             }
