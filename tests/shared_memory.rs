@@ -191,17 +191,32 @@ fn who_received_a_handle_can_pass_it_on() -> Outcome {
     })
 }
 
-const EACH: u32 = 250_000;
+const EACH: u32 = 1_000_000;
+
+/// Begins when all four are there, so that they do it at the same time.
+fn begin_together(here: &AtomicCounter) {
+    let _ = here.fetch_update(|number| Some(number + 1));
+    while here.get() < 4 {
+        std::thread::yield_now();
+    }
+}
 
 #[procession::task]
-fn count(counter: AtomicCounter, times: u32) {
+fn count(here: AtomicCounter, counter: AtomicCounter, times: u32) {
+    begin_together(&here);
     for _ in 0..times {
         counter.add(1);
     }
 }
 
 #[procession::task]
-fn count_under_lock(total: Value<u64>, array: Array<u64>, times: u32) -> procession::Result<()> {
+fn count_under_lock(
+    here: AtomicCounter,
+    total: Value<u64>,
+    array: Array<u64>,
+    times: u32,
+) -> procession::Result<()> {
+    begin_together(&here);
     for time in 0..times {
         total.update(|total| *total += 1)?;
         if time % 10 == 0 {
@@ -216,11 +231,11 @@ fn count_under_lock(total: Value<u64>, array: Array<u64>, times: u32) -> process
 }
 
 #[test]
-fn a_counter_is_exact_after_a_million_increments_by_four_processes() -> Outcome {
+fn a_counter_is_exact_after_a_million_increments_by_each_of_four_processes() -> Outcome {
     in_time(|| {
-        let counter = AtomicCounter::new(0)?;
+        let (here, counter) = (AtomicCounter::new(0)?, AtomicCounter::new(0)?);
         let children: Vec<_> = (0..4)
-            .map(|_| Process::spawn(count, (counter.clone(), EACH)))
+            .map(|_| Process::spawn(count, (here.clone(), counter.clone(), EACH)))
             .collect::<Result<_, _>>()?;
         for child in &children {
             value(child)?;
@@ -233,15 +248,19 @@ fn a_counter_is_exact_after_a_million_increments_by_four_processes() -> Outcome 
 #[test]
 fn a_value_and_an_array_are_exact_under_their_locks() -> Outcome {
     in_time(|| {
+        let here = AtomicCounter::new(0)?;
         let (total, array) = (Value::new(0)?, Array::new(2)?);
         let children: Vec<_> = (0..4)
-            .map(|_| Process::spawn(count_under_lock, (total.clone(), array.clone(), EACH / 10)))
+            .map(|_| {
+                let handles = (here.clone(), total.clone(), array.clone(), EACH / 20);
+                Process::spawn(count_under_lock, handles)
+            })
             .collect::<Result<_, _>>()?;
         for child in &children {
             value(child)?;
         }
-        assert_eq!(total.get()?, u64::from(EACH / 10 * 4));
-        assert_eq!(array.to_vec()?, [u64::from(EACH / 100 * 4); 2]);
+        assert_eq!(total.get()?, u64::from(EACH / 20 * 4));
+        assert_eq!(array.to_vec()?, [u64::from(EACH / 200 * 4); 2]);
         Ok(())
     })
 }
