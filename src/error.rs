@@ -381,6 +381,78 @@ pub enum Error {
         /// It can send; otherwise it can receive.
         can_send: bool,
     },
+    /// There is not so much memory to share.
+    #[error("no room for {size} bytes of shared memory: {why}")]
+    NoRoom {
+        /// How much was asked for, in bytes.
+        size: usize,
+        /// What it was too much for.
+        why: String,
+    },
+    /// The text cannot be a name of shared memory.
+    #[error(
+        "{name:?} cannot be a name of shared memory: {why}; a name is a word as \"results-1\", and no path"
+    )]
+    BadName {
+        /// As it was given.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Somebody has shared memory of that name.
+    #[error(
+        "there is shared memory of the name {name} already: attach to it, unlink it, or choose another name"
+    )]
+    NameExists {
+        /// The name.
+        name: String,
+    },
+    /// There is no shared memory of that name, or nobody holds it any more.
+    #[error(
+        "there is no shared memory of the name {name} (looked for in {}): nobody has created it, it was unlinked, or all who held it have ended",
+        directory.display()
+    )]
+    NoSuchName {
+        /// The name.
+        name: String,
+        /// Where this user's names are.
+        directory: PathBuf,
+    },
+    /// Shared memory is used as something that it is not.
+    #[error("this shared memory is {found}, and not {wanted}; use it as what it was created as")]
+    OtherMemory {
+        /// What it is.
+        found: String,
+        /// As what it was to be used.
+        wanted: String,
+    },
+    /// An atomic number cannot be there.
+    #[error("an atomic number of 8 bytes cannot begin at byte {offset}: take a multiple of 8")]
+    Unaligned {
+        /// Where it was to be, in bytes.
+        offset: usize,
+    },
+    /// An array has no such elements.
+    #[error(
+        "an array of {len} elements has no {}", if *count == 1 { format!("element {index}") } else { format!("{count} elements from {index} on") }
+    )]
+    NoSuchElement {
+        /// The first that was asked for.
+        index: usize,
+        /// How many.
+        count: usize,
+        /// What the array has.
+        len: usize,
+    },
+    /// Whoever changed it last died or panicked in the middle.
+    #[error(
+        "this {what} may be half changed: whoever held its lock was killed, or panicked, while changing it; lock() it, set it right, and say so with \
+         mark_consistent()"
+    )]
+    Inconsistent {
+        /// What.
+        what: &'static str,
+    },
     /// The system refused something else.
     #[error("{what}: {source}")]
     System {

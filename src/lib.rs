@@ -17,6 +17,7 @@
 //! | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] | items from any number of putters to any number of getters |
 //! | [`pipe`] | two ends, each in any process |
 //! | [`thread`](mod@thread) | threads of the same shape as processes, and their [`Queue`](thread::Queue), [`LifoQueue`](thread::LifoQueue), [`PriorityQueue`](thread::PriorityQueue), [`Lock`](thread::Lock), [`RLock`](thread::RLock), [`Condition`](thread::Condition), [`Semaphore`](thread::Semaphore), [`BoundedSemaphore`](thread::BoundedSemaphore), [`Event`](thread::Event), [`Barrier`](thread::Barrier), [`Timer`](thread::Timer), [`Pool`](thread::Pool) |
+//! | [`shared`] | memory that processes share: [`Value`](shared::Value), [`Array`](shared::Array), [`AtomicCounter`](shared::AtomicCounter), and [`Memory`](shared::Memory), with and without a name |
 //! | [`mod@bytes`] | binary items |
 //! | [`registry`] | the program's tasks by name |
 //! | [`wait`](mod@wait) | waiting for the first of several things |
@@ -38,7 +39,9 @@ pub mod pool;
 pub mod process;
 mod queue;
 pub mod registry;
+pub mod shared;
 mod simple_queue;
+pub mod sync;
 pub mod thread;
 pub mod wait;
 pub mod wire;

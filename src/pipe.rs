@@ -72,6 +72,7 @@ pub use listener::{Client, Listener};
 
 use connection::Can;
 use end::End;
+pub(crate) use folder::flock;
 use folder::{Folder, Side};
 
 /// Makes pipes: [`Pipe::new`] for both directions, [`Pipe::one_way`] for one.

@@ -181,6 +181,8 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let files = read_life(&mut io::stdin().lock());
     kill_groups(&worker);
     remove(files);
+    // What the killed commands shared, if they are programs of this library.
+    let _ = procession::shared::sweep();
     ExitCode::SUCCESS
 }
 

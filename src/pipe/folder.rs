@@ -58,7 +58,7 @@ impl Drop for Lock {
     }
 }
 
-pub(super) fn flock(file: &File, operation: FlockOperation) -> io::Result<()> {
+pub(crate) fn flock(file: &File, operation: FlockOperation) -> io::Result<()> {
     loop {
         match rustix::fs::flock(file, operation) {
             Err(rustix::io::Errno::INTR) => {}

@@ -34,7 +34,8 @@ pub fn base() -> Result<PathBuf, Error> {
     }
 }
 
-fn make_private(path: &Path, uid: u32) -> io::Result<()> {
+/// Makes a directory that only this user can look into, or sees that it is one.
+pub(crate) fn make_private(path: &Path, uid: u32) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

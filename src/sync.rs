@@ -1,0 +1,5 @@
+//! What processes of one host wait by.
+
+#![allow(dead_code)]
+
+pub(crate) mod raw_mutex;
