@@ -280,11 +280,19 @@ pub enum Error {
         /// What it began with.
         limit: usize,
     },
-    /// Not all will meet at the barrier: one was late, gave up or panicked, or the barrier was reset.
+    /// Not all will meet at the barrier: one was late, gave up, panicked or died, or the barrier was reset.
     #[error(
-        "the barrier is broken: one of its threads was late, gave up or panicked, or it was reset; reset() makes it usable again"
+        "the barrier is broken: one who was to meet there was late, gave up, panicked or died, or it was reset; reset() makes it usable again"
     )]
     BrokenBarrier,
+    /// So many wait for a condition of processes already that there is no place for one more.
+    #[error(
+        "{limit} threads wait for the condition already, and it has no place for more; make several conditions of one lock"
+    )]
+    TooManyWait {
+        /// How many can wait.
+        limit: usize,
+    },
     /// A process cannot be started.
     #[error("cannot start process {name}: {source}{}", advice_on_starting(.source))]
     Start {

@@ -114,7 +114,6 @@ pub use bytemuck::{Pod, Zeroable};
 
 pub(crate) use segment::Segment;
 pub(crate) use ticket::Ticket;
-#[allow(unused_imports, reason = "for locks between processes")]
 pub(crate) use ticket::started;
 
 use std::sync::Arc;

@@ -10,7 +10,7 @@
 //! | [`Process`](crate::Process), [`thread::Thread`](crate::thread::Thread) | it has ended, however that came about |
 //! | [`Queue`](crate::Queue), [`JoinableQueue`](crate::JoinableQueue), [`SimpleQueue`](crate::SimpleQueue) | there is an item, or there will be none any more |
 //! | [`thread::Queue`](crate::thread::Queue), [`LifoQueue`](crate::thread::LifoQueue), [`PriorityQueue`](crate::thread::PriorityQueue) | the same |
-//! | [`thread::Event`](crate::thread::Event) | it is set |
+//! | [`thread::Event`](crate::thread::Event), [`sync::Event`](crate::sync::Event) | it is set |
 //!
 //! ```
 //! use procession::{Process, wait};

@@ -150,3 +150,37 @@ fn ctrl_c_reaches_parent_and_children() {
     assert_eq!(status.signal(), Some(2));
     assert_eq!(lines.count(), 0, "until nobody holds its output");
 }
+
+#[test]
+fn a_lock_of_processes_loses_nothing_in_either_form_and_is_released_by_a_panic_and_a_kill() {
+    let ended = run(&mut example("lock_processes"));
+    let out = text(&ended.stdout);
+    assert!(ended.status.success(), "{out}{}", text(&ended.stderr));
+    for line in [
+        "counted 2000",
+        "in the critical section",
+        "locked after the panic: false",
+        "locked by the one that stays: true",
+        "a holder was killed: true",
+        "another process's release: this thread does not hold the lock",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+}
+
+#[test]
+fn a_semaphore_of_processes_keeps_its_number_when_one_is_killed() {
+    let ended = run(&mut example("semaphore"));
+    let out = text(&ended.stdout);
+    assert!(ended.status.success(), "{out}{}", text(&ended.stderr));
+    for line in [
+        "six came, two at a time",
+        "one has all: true",
+        "given back after it was killed: true",
+        "units: 2",
+        "one release too many: the semaphore was released more often than it was acquired",
+        "heard 3 signals",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+}

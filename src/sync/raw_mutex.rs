@@ -18,7 +18,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -28,6 +28,9 @@ const PTHREAD_MUTEX_ROBUST: libc::c_int = 1;
 /// How often a waiter looks whether the holder has gone, before it sleeps. About the time that it takes to wake a sleeper: who holds it
 /// for moments only is done by then.
 const LOOKS: u32 = 200;
+
+/// How long a waiter sleeps before it looks again by itself.
+const PIECE: Duration = Duration::from_millis(100);
 
 /// A mutex in shared memory. See the [module](self).
 #[repr(C)]
@@ -162,15 +165,14 @@ impl RawMutex {
         }
     }
 
+    /// Sleeps for it in short pieces. A release wakes one waiter, who then sees to it that the next release wakes another; if it is killed
+    /// before, nobody else is woken though the mutex is free, and the kernel sees only a part of such cases.
     fn sleep(&self, deadline: Option<Instant>) -> libc::c_int {
-        let mutex = self.mutex.get();
-        let Some(deadline) = deadline else {
-            // SAFETY: as in `attempt`.
-            return unsafe { libc::pthread_mutex_lock(mutex) };
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
+        let piece = deadline.map_or(PIECE, |deadline| {
+            PIECE.min(deadline.saturating_duration_since(Instant::now()))
+        });
         // SAFETY: as in `attempt`; the time is valid while it is read.
-        unsafe { sleep_until(mutex, left) }
+        unsafe { sleep_until(self.mutex.get(), piece) }
     }
 
     #[inline]
@@ -240,7 +242,7 @@ impl RawMutex {
 /// # Safety
 /// As for pthread's functions: `mutex` is one.
 #[cfg(target_env = "gnu")]
-unsafe fn sleep_until(mutex: *mut libc::pthread_mutex_t, left: std::time::Duration) -> libc::c_int {
+unsafe fn sleep_until(mutex: *mut libc::pthread_mutex_t, left: Duration) -> libc::c_int {
     unsafe extern "C" {
         // In glibc since 2.30; `libc` does not have it.
         fn pthread_mutex_clocklock(
@@ -257,16 +259,15 @@ unsafe fn sleep_until(mutex: *mut libc::pthread_mutex_t, left: std::time::Durati
 /// # Safety
 /// As for pthread's functions: `mutex` is one.
 #[cfg(not(target_env = "gnu"))]
-unsafe fn sleep_until(mutex: *mut libc::pthread_mutex_t, left: std::time::Duration) -> libc::c_int {
-    // By the time of day, which may be set: so in short pieces, after which the caller looks at the other clock.
-    let piece = left.min(std::time::Duration::from_secs(1));
-    let until = later(rustix::time::ClockId::Realtime, piece);
+unsafe fn sleep_until(mutex: *mut libc::pthread_mutex_t, left: Duration) -> libc::c_int {
+    // By the time of day, which may be set: the caller sleeps in pieces, and looks at the other clock.
+    let until = later(rustix::time::ClockId::Realtime, left);
     // SAFETY: the caller's.
     unsafe { libc::pthread_mutex_timedlock(mutex, &raw const until) }
 }
 
 /// The time on this clock, so much later.
-fn later(clock: rustix::time::ClockId, time: std::time::Duration) -> libc::timespec {
+fn later(clock: rustix::time::ClockId, time: Duration) -> libc::timespec {
     let now = rustix::time::clock_gettime(clock);
     let nanos = now.tv_nsec as u64 + u64::from(time.subsec_nanos());
     let seconds = time.as_secs() + nanos / 1_000_000_000;
@@ -314,7 +315,6 @@ fn first_here() -> u64 {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;
-    use std::time::Duration;
 
     /// One in memory that this program's threads share.
     fn mutex() -> io::Result<&'static RawMutex> {
