@@ -35,6 +35,8 @@ struct Inner {
     link: Link,
     /// A thread sleeps in the poller.
     polling: bool,
+    /// The number of the lookout by which it does.
+    lookout: (u64, u64),
     /// So many wait for it.
     followers: usize,
     /// A thread is in the middle of a long message.
@@ -94,6 +96,7 @@ impl End {
             inner: Mutex::new(Inner {
                 link,
                 polling: false,
+                lookout: (0, 0),
                 followers: 0,
                 sending: false,
                 receiving: false,
@@ -490,6 +493,10 @@ impl End {
                 self.tell(&inner, poller);
                 return inner;
             }
+            if inner.link.lookout_number() != inner.lookout {
+                // Frames come by a ring at which the sleeper does not look.
+                poller.wake();
+            }
             inner.followers += 1;
             let mut inner = match left {
                 None => self
@@ -508,6 +515,7 @@ impl End {
         }
         inner.polling = true;
         let lookout = inner.link.lookout();
+        inner.lookout = inner.link.lookout_number();
         drop(inner);
         let is_awake = left != Some(Duration::ZERO) && !lookout.is_empty() && {
             let sees_some = || lookout.sees_some() || poller.is_woken();

@@ -268,8 +268,8 @@ impl Link {
 
     /// Takes in what there is.
     pub(super) fn attend(&mut self, ready: Ready) {
-        if let State::Joined(joined) = &self.state {
-            joined.socket.rise(ready.rung);
+        if let Some(socket) = self.socket() {
+            socket.rise(ready.rung);
         }
         if ready.socket || ready.monitor || ready.rings {
             while self.fetch() {}
@@ -320,22 +320,28 @@ impl Link {
         }
     }
 
+    fn socket(&self) -> Option<&Socket> {
+        match &self.state {
+            State::Joined(joined) => Some(&joined.socket),
+            State::Apart(apart) => apart.socket.as_ref(),
+            _ => None,
+        }
+    }
+
     /// What is looked at before a sleep.
     pub(super) fn lookout(&self) -> Lookout {
-        match &self.state {
-            State::Joined(joined) => joined.socket.lookout(),
-            _ => Lookout::default(),
-        }
+        self.socket().map_or_else(Lookout::default, Socket::lookout)
+    }
+
+    /// Who sleeps by a lookout of another number does not see all that may come.
+    pub(super) fn lookout_number(&self) -> (u64, u64) {
+        let switches = self.socket().map_or(0, Socket::switches);
+        (self.connections, switches)
     }
 
     /// Takes one frame off the socket, if one is there.
     pub(super) fn fetch(&mut self) -> bool {
-        let socket = match &self.state {
-            State::Joined(joined) => Some(&joined.socket),
-            State::Apart(apart) => apart.socket.as_ref(),
-            _ => None,
-        };
-        let Some(frame) = socket.and_then(Socket::recv_frame) else {
+        let Some(frame) = self.socket().and_then(Socket::recv_frame) else {
             return false;
         };
         self.arrive(frame);

@@ -27,7 +27,7 @@ const OFFER: u8 = 1;
 const SWITCH: u8 = 2;
 
 /// Data of a ring for messages that are bounded by credit, in bytes.
-pub(crate) const SMALL: u32 = 1 << 20;
+pub(crate) const SMALL: u32 = 2 << 20;
 /// Data of a ring that holds all that a pipe may have under way, in bytes.
 pub(crate) const LARGE: u32 = 8 << 20;
 

@@ -97,7 +97,12 @@ pub(crate) struct Socket {
 struct Arrivals {
     rings: Incoming,
     waits: Option<zmq::Message>,
+    /// Frames by rings since the socket was asked.
+    in_a_row: u32,
 }
+
+/// Behind so many frames by rings the socket is asked.
+const IN_A_ROW: u32 = 64;
 
 struct BoundPath {
     path: PathBuf,
@@ -174,6 +179,7 @@ impl Socket {
         self.incoming = Some(RefCell::new(Arrivals {
             rings: Incoming::new(),
             waits: None,
+            in_a_row: 0,
         }));
         self
     }
@@ -425,7 +431,22 @@ impl Socket {
             return self.recv_message().map(Frame::Message);
         };
         let mut incoming = incoming.borrow_mut();
-        let Arrivals { rings, waits } = &mut *incoming;
+        let Arrivals {
+            rings,
+            waits,
+            in_a_row,
+        } = &mut *incoming;
+        // Now and then the socket comes first, however much comes by rings.
+        if *in_a_row >= IN_A_ROW && waits.is_none() {
+            *in_a_row = 0;
+            while let Some(message) = self.recv_message() {
+                if let Heard::Frame = rings.hear(&message) {
+                    *waits = Some(message);
+                    rings.mark();
+                    break;
+                }
+            }
+        }
         loop {
             // What the rings had when a frame came from the socket was sent before it.
             let frame = match waits {
@@ -433,6 +454,7 @@ impl Socket {
                 None => rings.pop(),
             };
             if let Some(frame) = frame {
+                *in_a_row += 1;
                 return Some(Frame::Memory(frame));
             }
             if let Some(message) = waits.take() {
@@ -474,6 +496,12 @@ impl Socket {
     fn has_arrivals(&self) -> bool {
         let incoming = self.incoming.as_ref().map(RefCell::borrow);
         incoming.is_some_and(|incoming| incoming.waits.is_some() || incoming.rings.has_some())
+    }
+
+    /// How many rings have become active so far: who sleeps by an older lookout does not look at the newest.
+    pub(crate) fn switches(&self) -> u64 {
+        let incoming = self.incoming.as_ref().map(RefCell::borrow);
+        incoming.map_or(0, |incoming| incoming.rings.switches())
     }
 
     /// What a thread that is about to sleep looks at for a moment, and tells that it sleeps.

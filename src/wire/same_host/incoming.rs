@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -12,12 +13,17 @@ use super::memory::{Shared, State, VERSION};
 use super::ring::{Found, Memory, Reader};
 use super::{MARK, OFFER, SWITCH, is_on, is_spare};
 
+/// How long the word that a dead writer has switched to its ring may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 pub(crate) struct Incoming {
     rings: Vec<Ring>,
     /// Readable when a sleeping reader is woken, or a writer is gone; none: no ring is accepted.
     epoll: Option<OwnedFd>,
-    /// The ring that was read last; the next one comes first.
-    last: usize,
+    /// The ring that comes first.
+    next: usize,
+    /// Counts the rings that became active: whoever sleeps does not look at those that came later.
+    switches: u64,
 }
 
 struct Ring {
@@ -29,12 +35,40 @@ struct Ring {
     /// Frames come by it.
     active: bool,
     writer: u32,
-    /// Its writer is gone.
-    is_over: bool,
+    /// Since when its writer is gone.
+    over_since: Option<Instant>,
     /// It makes no sense.
     is_broken: bool,
     /// What was there when a frame came from the socket goes before that: up to this position.
     before: u64,
+}
+
+impl Ring {
+    /// Whether something may still come by it.
+    fn is_wanted(&self) -> bool {
+        if self.write_end.is_some() {
+            // Writers that have closed, or were killed, before they joined have no pipe by which to tell.
+            let pid = rustix::process::Pid::from_raw(self.writer as i32);
+            let is_dead = |pid| {
+                let sent = rustix::process::test_kill_process(pid);
+                sent == Err(rustix::io::Errno::SRCH)
+            };
+            return self.reader.memory().state() != State::Closed && !pid.is_some_and(is_dead);
+        }
+        let Some(since) = self.over_since else {
+            return true;
+        };
+        // What the writer has left is read first. The word that it is there may still be in the socket, or have died with it.
+        !self.reader.is_empty() && !self.is_broken && (self.active || since.elapsed() < PATIENCE)
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.write_end.is_some() {
+            self.reader.memory().set_state(State::Closed);
+        }
+    }
 }
 
 /// What a frame from the socket is.
@@ -52,7 +86,8 @@ impl Incoming {
             epoll: is_on()
                 .then(|| epoll::create(CreateFlags::CLOEXEC).ok())
                 .flatten(),
-            last: 0,
+            next: 0,
+            switches: 0,
         }
     }
 
@@ -76,9 +111,11 @@ impl Incoming {
                 let number = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
                 let mut rings = self.rings.iter_mut();
                 match rings.find(|ring| Some(ring.number) == number) {
+                    Some(ring) if ring.is_broken => {}
                     Some(ring) => {
                         ring.active = true;
                         ring.write_end = None;
+                        self.switches += 1;
                     }
                     None => log::warn!("a peer switches to a ring that is not there"),
                 }
@@ -102,12 +139,10 @@ impl Incoming {
         else {
             return Err(io::Error::other("an offer of another version"));
         };
-        // Writers that were killed before they joined tell nobody.
-        self.rings.retain(|ring| {
-            let pid = rustix::process::Pid::from_raw(ring.writer as i32);
-            ring.write_end.is_none()
-                || pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
-        });
+        self.rings.retain(Ring::is_wanted);
+        if self.rings.iter().any(|ring| ring.number == number) {
+            return Err(io::Error::other("it was offered before"));
+        }
         let memory = Shared::open(process, fd, size, number)?;
         let (pipe, write_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         if !is_spare(&write_end) {
@@ -124,7 +159,7 @@ impl Incoming {
             write_end: Some(write_end),
             active: false,
             writer: process,
-            is_over: false,
+            over_since: None,
             is_broken: false,
             before: 0,
         });
@@ -151,14 +186,14 @@ impl Incoming {
     fn pop_where(&mut self, counts: impl Fn(&Ring) -> bool) -> Option<Vec<u8>> {
         let count = self.rings.len();
         for step in 0..count {
-            let at = (self.last + step) % count;
+            let at = (self.next + step) % count;
             let ring = &mut self.rings[at];
             if !ring.active || !counts(ring) {
                 continue;
             }
             match ring.reader.pop() {
                 Found::Frame(frame) => {
-                    self.last = at;
+                    self.next = at + 1;
                     return Some(frame);
                 }
                 Found::Back => ring.active = false,
@@ -175,6 +210,11 @@ impl Incoming {
             }
         }
         None
+    }
+
+    /// How many rings have become active so far.
+    pub(crate) const fn switches(&self) -> u64 {
+        self.switches
     }
 
     /// Whether there is a frame.
@@ -224,14 +264,11 @@ impl Incoming {
             let mut bytes = [0; 64];
             let read = rustix::io::read(&ring.pipe, &mut bytes);
             if matches!(read, Ok(0)) || flags.contains(EventFlags::HUP) {
-                ring.is_over = true;
+                ring.over_since = Some(Instant::now());
                 let _ = epoll::delete(epoll, &ring.pipe);
             }
         }
-        // What the writer has left is read first; the word that it is there may still be in the socket.
-        self.rings
-            .retain(|ring| !ring.is_over || !ring.reader.is_empty() && !ring.is_broken);
-        self.last = 0;
+        self.rings.retain(Ring::is_wanted);
     }
 }
 

@@ -100,7 +100,11 @@ impl Shared {
     /// The ring of another process.
     pub(super) fn open(process: u32, fd: u32, size: u32, number: u64) -> io::Result<Self> {
         let path = format!("/proc/{process}/fd/{fd}");
-        // Looked at before it is opened: the number may be anything's, and opening some things does something.
+        // Looked at before it is opened: the number may be anything's, and opening and closing some things does something.
+        let name = std::fs::read_link(&path)?;
+        if !name.to_string_lossy().starts_with("/memfd:procession-ring") {
+            return Err(io::Error::other("it is no ring"));
+        }
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let looked = rustix::fs::open(&path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&looked)?;
@@ -115,6 +119,10 @@ impl Shared {
         let fd = rustix::fs::open(own, flags, Mode::empty())?;
         if !rustix::fs::fcntl_get_seals(&fd)?.contains(SealFlags::SHRINK) {
             return Err(io::Error::other("it might shrink"));
+        }
+        // It may have shrunk until then.
+        if u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or_default() != len {
+            return Err(io::Error::other("it has shrunk"));
         }
         let shared = Self::map(&fd, size)?;
         let header = shared.header();

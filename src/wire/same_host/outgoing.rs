@@ -29,6 +29,8 @@ enum Phase {
         wake: OwnedFd,
         /// Frames go by the ring.
         active: bool,
+        /// The receiver was told so at least once.
+        switched: bool,
     },
     /// It will not be.
     Never,
@@ -66,6 +68,7 @@ impl Outgoing {
                 ring,
                 wake,
                 active: true,
+                ..
             } => {
                 let pushed = match ring.writer.takes(frame.len()) {
                     true => ring.writer.push(frame),
@@ -125,8 +128,12 @@ impl Outgoing {
 
     /// The socket has taken SWITCH.
     pub(crate) fn switched(&mut self) {
-        if let Phase::Joined { active, .. } = &mut self.state {
+        if let Phase::Joined {
+            active, switched, ..
+        } = &mut self.state
+        {
             *active = true;
+            *switched = true;
         }
     }
 
@@ -142,12 +149,28 @@ impl Outgoing {
                     ring,
                     wake,
                     active: false,
+                    switched: false,
                 };
             }
             Err(error) => {
                 log::debug!("cannot wake who has accepted a ring: {error}");
                 memory.set_state(State::Closed);
             }
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    /// Who has accepted a ring and was never told to read it would wait for that for ever.
+    fn drop(&mut self) {
+        match &self.state {
+            Phase::Offered { ring, .. }
+            | Phase::Joined {
+                ring,
+                switched: false,
+                ..
+            } => ring.writer.memory().set_state(State::Closed),
+            _ => {}
         }
     }
 }
@@ -178,8 +201,15 @@ fn switch(number: u64) -> Vec<u8> {
 }
 
 fn open_pipe((process, fd): (u32, u32)) -> io::Result<OwnedFd> {
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let path = format!("/proc/{process}/fd/{fd}");
+    if !std::fs::read_link(&path)?
+        .to_string_lossy()
+        .starts_with("pipe:[")
+    {
+        return Err(io::Error::other("it is no pipe"));
+    }
+    // For reading, too: so it has a reader for as long as we write, and writing to it is no SIGPIPE when the receiver is gone.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let pipe = rustix::fs::open(path, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&pipe)?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo() {

@@ -7,6 +7,10 @@ use std::sync::atomic::Ordering;
 
 /// Entries begin at multiples of it, in bytes; their heads are as long.
 pub(crate) const ALIGN: u64 = 8;
+/// An empty ring goes on at the beginning behind so many bytes.
+const KEPT: u64 = 64 << 10;
+/// Whether it is empty is looked for behind so many bytes.
+const LOOK_EVERY: u64 = 4 << 10;
 /// Instead of a length: go on at the beginning.
 const WRAP: u32 = u32::MAX;
 /// Instead of a length: what follows comes by the socket.
@@ -44,6 +48,8 @@ pub(crate) struct Writer<M> {
     at: u64,
     /// Where the reader was when it was looked for last.
     read: u64,
+    /// Where it is looked for again although there is room.
+    look_at: u64,
 }
 
 impl<M: Memory> Writer<M> {
@@ -52,6 +58,7 @@ impl<M: Memory> Writer<M> {
             memory,
             at: 0,
             read: 0,
+            look_at: 0,
         }
     }
 
@@ -77,7 +84,14 @@ impl<M: Memory> Writer<M> {
         let len = frame.len() as u64;
         let offset = self.at % size;
         let to_end = size - offset;
-        let skipped = if entry(len) > to_end { to_end } else { 0 };
+        // An empty ring begins anew before much of it was touched, so that little memory carries much, and stays in the cache.
+        let anew =
+            offset >= KEPT.min(size / 2) && self.is_seen_empty() && entry(len) + ALIGN <= offset;
+        let skipped = if anew || entry(len) > to_end {
+            to_end
+        } else {
+            0
+        };
         // A mark has always room behind it.
         let needed = skipped + entry(len) + ALIGN;
         if needed > size.saturating_sub(self.at.saturating_sub(self.read))
@@ -93,6 +107,15 @@ impl<M: Memory> Writer<M> {
         self.memory.put(offset, &(len as u32).to_le_bytes());
         self.publish(skipped + entry(len));
         Some(self.is_asleep())
+    }
+
+    /// Whether it is empty, as far as that is known without looking each time: the reader's position is in another core's cache.
+    fn is_seen_empty(&mut self) -> bool {
+        if self.at >= self.look_at {
+            self.look_at = self.at + LOOK_EVERY.min(self.memory.size() / 8);
+            self.used();
+        }
+        self.at == self.read
     }
 
     /// Writes that what follows comes by the socket. There is room for that behind every frame; whether the reader is to be woken.
