@@ -214,9 +214,14 @@ impl Subscribers {
     /// As [`wake`](Self::wake), at the cost of one load when there is nobody. Only for an object whose `is_ready` takes the lock under which
     /// it was just changed: then whoever subscribes too late for this to be seen here looks after the change.
     pub(crate) fn wake_if_any(&self) {
-        if self.count.load(Ordering::Acquire) != 0 {
+        if self.has_some() {
             self.wake();
         }
+    }
+
+    /// Whether anybody waits.
+    pub(crate) fn has_some(&self) -> bool {
+        self.count.load(Ordering::Acquire) != 0
     }
 
     /// To be called after what they are to see has been written.

@@ -589,6 +589,25 @@ fn a_gigabyte_needs_no_second_one_on_the_way() -> Outcome {
 }
 
 #[test]
+fn who_waits_for_a_connection_sleeps() -> Outcome {
+    use rustix::time::{ClockId, clock_gettime};
+    let used = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let (here, _there) = Pipe::new::<u64, u64>()?;
+    let time = Duration::from_millis(500);
+    let before = used();
+    assert_eq!(procession::wait(&[&here], Some(time))?, [] as [usize; 0]);
+    assert!(
+        used() - before < time / 4,
+        "{:?} of {time:?}",
+        used() - before
+    );
+    Ok(())
+}
+
+#[test]
 fn several_are_waited_for_at_once() -> Outcome {
     let _deadline = deadline();
     let (first, first_there) = Pipe::new::<Bytes, Bytes>()?;

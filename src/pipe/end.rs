@@ -489,8 +489,11 @@ impl End {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         if inner.polling {
             if left == Some(Duration::ZERO) {
+                let changes = inner.link.changes;
                 inner.link.attend(Ready::ALL);
-                self.tell(&inner, poller);
+                if inner.link.changes != changes {
+                    self.tell(&inner, poller);
+                }
                 return inner;
             }
             if inner.link.lookout_number() != inner.lookout {
@@ -533,11 +536,19 @@ impl End {
         }
         let mut inner = lock(&self.inner);
         inner.polling = false;
+        let changes = inner.link.changes;
         inner.link.attend(ready);
         if inner.followers > 0 {
             self.changed.notify_all();
         }
-        self.subscribers.wake();
+        // Otherwise who waits for several things, and looks at this one, would wake itself for ever. It sleeps on the rings as well.
+        if inner.link.changes != changes
+            || left == Some(Duration::ZERO)
+                && self.subscribers.has_some()
+                && !inner.link.lookout().doze()
+        {
+            self.subscribers.wake();
+        }
         inner
     }
 

@@ -125,6 +125,8 @@ pub(super) struct Link {
     connections: u64,
     /// The other side may not have noticed the connection yet, and leave messages in the folder.
     awaits_begin: bool,
+    /// Counts what may concern who waits: frames that arrived, connections that came and went.
+    pub(super) changes: u64,
 }
 
 impl Link {
@@ -138,6 +140,7 @@ impl Link {
             claim: None,
             connections: 0,
             awaits_begin: false,
+            changes: 0,
         }
     }
 
@@ -165,6 +168,7 @@ impl Link {
 
     /// Without a connection, from now on: drops the one there was, and looks who is there.
     fn apart(&mut self) {
+        self.changes += 1;
         self.awaits_begin = false;
         self.inbox.cut();
         self.state = match &*self.meeting {
@@ -195,6 +199,7 @@ impl Link {
                     poller.disarm();
                 }
                 self.state = State::Over;
+                self.changes += 1;
                 return;
             }
             Ok(true) => {}
@@ -244,7 +249,10 @@ impl Link {
 
     fn take_spool(&mut self, folder: &Folder, side: Side) {
         match spool::take(&folder.spool(side.other())) {
-            Ok(frames) => self.inbox.push_spooled(frames),
+            Ok(frames) => {
+                self.changes += frames.len() as u64;
+                self.inbox.push_spooled(frames);
+            }
             Err(error) => log::warn!("cannot read from {}: {error}", folder.path().display()),
         }
     }
@@ -349,6 +357,7 @@ impl Link {
     }
 
     fn arrive(&mut self, frame: Frame) {
+        self.changes += 1;
         let kind = frame.first().copied();
         match &mut self.state {
             State::Joined(joined) => match kind {
