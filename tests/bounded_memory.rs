@@ -22,6 +22,8 @@ const LINES: u64 = 10_000_000;
 const FEWER_LINES: u64 = 2_000_000;
 /// How much one task puts out, in bytes.
 const OUTPUT: u64 = 1 << 30;
+/// Held by a test that has a gigabyte kept on disk: one at a time, so that little room is enough.
+static DISK: Mutex<()> = Mutex::new(());
 
 /// The peak of a process and its name, in KiB; `None` when it has ended.
 fn peak(pid: u32) -> Option<(String, u64)> {
@@ -248,6 +250,7 @@ fn lines_through_three_roles_of_which_the_sink_stalls() {
 /// One task puts out a gigabyte; before it under `-k` there is another that ends after it.
 fn a_gigabyte_of_output(order: &[&str], stalled: bool) {
     let what = format!("run {order:?}, a gigabyte, stalled: {stalled}");
+    let _disk = DISK.lock().unwrap_or_else(PoisonError::into_inner);
     let scene = Scene::new();
     let (output, to) = std::io::pipe().expect("a pipe");
     let large = format!("head -c {OUTPUT} /dev/zero; touch done");
@@ -282,6 +285,7 @@ fn a_gigabyte_of_one_task_through_a_sink_that_stalls() {
 
 #[test]
 fn a_gigabyte_of_one_task_through_three_roles_of_which_the_sink_stalls() {
+    let _disk = DISK.lock().unwrap_or_else(PoisonError::into_inner);
     let scene = Scene::new();
     let endpoint = scene.ipc("jobs");
     let (output, to) = std::io::pipe().expect("a pipe");

@@ -595,6 +595,27 @@ fn a_server_of_another_protocol_is_told_from_a_ventilator() {
     scene.assert_nothing_left();
 }
 
+/// Who is killed before it has answered was no stranger.
+#[test]
+fn one_that_listened_and_went_before_it_answered_is_absent_and_no_stranger() {
+    let scene = Scene::new();
+    let path = scene.path("jobs");
+    let endpoint = scene.ipc("jobs");
+    for role in ["worker", "sink"] {
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("a free path");
+        let other = scene
+            .procession([role, "--connect", &endpoint, "--patience", "2"])
+            .start();
+        let connection = listener.accept().expect("it connects");
+        std::fs::remove_file(&path).expect("it is there");
+        drop((connection, listener));
+        let other = other.wait();
+        other.assert_code(255);
+        assert_says(&other, &[&endpoint, "start a ventilator with --bind"]);
+    }
+    scene.assert_nothing_left();
+}
+
 /// A frame as MessagePack.
 fn packed(message: &impl serde::Serialize) -> Vec<u8> {
     rmp_serde::to_vec(message).expect("memory")
@@ -755,7 +776,13 @@ fn a_killed_ventilator_is_missed_by_the_others() {
             .procession([role, "--connect", &endpoint, "--patience", "2"])
             .start()
     });
-    scene.until_true("a task begins", || began(&scene) > 0);
+    scene.until_true("a task begins, and the sink has joined, too", || {
+        let has_sink = |state: serde_json::Value| {
+            let peers = state["peers"].as_array();
+            peers.is_some_and(|peers| peers.iter().any(|peer| peer["role"] == "sink"))
+        };
+        began(&scene) > 0 && scene.status(&endpoint).is_some_and(has_sink)
+    });
     ventilator.kill();
     for other in others {
         let other = other.wait();

@@ -361,8 +361,13 @@ impl Header<'_> {
 
 impl crate::Payload for CommandResult {
     fn into_body(self, _: &mut bytes::BytesMut) -> Result<Body, String> {
-        self.to_body()
-            .map_err(|error| format!("cannot keep the output: {error}"))
+        self.to_body().map_err(|error| {
+            let folder = std::env::temp_dir();
+            format!(
+                "cannot keep the output in {}: {error}; TMPDIR names another folder",
+                folder.display()
+            )
+        })
     }
 
     fn from_body(body: Body) -> Result<Self, String> {

@@ -170,6 +170,9 @@ impl Dial {
                 }
                 LinkEvent::Failed => {
                     self.failed = true;
+                    // Whoever was there, and perhaps strange, listens no longer.
+                    self.reached = false;
+                    self.broken = 0;
                     log::trace!("{}: no connection yet", self.endpoint);
                 }
                 LinkEvent::Foreign(why) => {
