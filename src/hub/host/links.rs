@@ -8,6 +8,9 @@ use crate::hub::ledger::Gone;
 use crate::wire::frame::{PeerId, kind};
 use crate::wire::socket::LinkEvent;
 
+/// How often what members have put is read before one that has died is believed to be dead.
+const LAST_TURNS: u32 = 1000;
+
 impl Host {
     pub(super) fn read_links(&mut self) {
         let mut gone = Vec::new();
@@ -38,8 +41,14 @@ impl Host {
             if self.closing.is_some() || goodbye {
                 self.remove(id, Gone::Left);
             } else if same_machine {
-                // What it had said before is read first: it may have been a goodbye, or a hello, with which it left that lane.
+                // What it had said before is read first: it may have been a goodbye, or a hello, with which it left that lane. And what it
+                // had put; others, who may put more meanwhile, get their turn again at some time.
                 self.read_control();
+                for _ in 0..LAST_TURNS {
+                    if !self.read_puts() {
+                        break;
+                    }
+                }
                 let has_it = |peer: &Peer| peer.lane.address == lane;
                 if self.peers.get(&id).is_some_and(has_it) {
                     self.remove(id, Gone::Died);

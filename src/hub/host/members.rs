@@ -172,16 +172,19 @@ impl Host {
         self.control.send_to(route, frame::encode(&welcome));
     }
 
-    pub(super) fn read_puts(&mut self) {
+    /// Takes in some of what members have put; whether there may be more.
+    pub(super) fn read_puts(&mut self) -> bool {
         let Some(members) = &mut self.members else {
-            return;
+            return false;
         };
         let mut strangers = Vec::new();
+        let mut is_empty = true;
         for (_, socket) in &members.puts {
-            for _ in 0..TURN {
+            for turn in 1..=TURN {
                 let Some(bytes) = socket.recv() else {
                     break;
                 };
+                is_empty &= turn < TURN;
                 let (run, peer) = match frame::decode(&bytes) {
                     Ok(Message::Put(put)) => {
                         let of = (put.run, put.peer);
@@ -221,6 +224,7 @@ impl Host {
         for (run, peer) in strangers {
             log::debug!("items of {peer:016x}, who is no member of this queue (run {run:016x})");
         }
+        !is_empty
     }
 
     /// A member says something; whether that was all that there is to do.
