@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// Ends a test that hangs; far more than any of them takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// The error of a process, which must be there in time.
 fn failure<R>(process: &Process<R>) -> Outcome<String>

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(240);
 
 mod shapes {
     //! Tasks in a module, with types of its own.

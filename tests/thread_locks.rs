@@ -13,7 +13,7 @@ use procession::thread::{
 use procession::{Error, Result};
 
 /// Far more than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(240);
 const SHORT: Duration = Duration::from_millis(5);
 
 fn is_not_held<T: std::fmt::Debug>(result: Result<T>) -> bool {

@@ -16,7 +16,7 @@ use procession::{Error, Result};
 use proptest::prelude::*;
 
 /// Far more than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(240);
 const SHORT: Duration = Duration::from_millis(5);
 
 /// What the three have in common.

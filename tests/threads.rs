@@ -19,7 +19,7 @@ use procession::thread::{
 use procession::{Error, Result, wait};
 
 /// Far more than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(240);
 
 #[procession::task]
 fn add(left: u64, right: u64) -> u64 {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Ends a test that hangs; far more than any of them takes.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(240);
 
 /// Runs a test in a thread of its own, and gives it up when it hangs.
 pub fn in_time(test: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
