@@ -145,6 +145,11 @@ impl Barrier {
     pub fn is_broken(&self) -> bool {
         self.meeting().is_broken()
     }
+
+    /// Says that no handle of it is under way: this process will not keep it for those. See [the module](super#how-long-it-lives).
+    pub fn unlink(&self) {
+        self.handle.meeting.unlink();
+    }
 }
 
 impl Serialize for Barrier {

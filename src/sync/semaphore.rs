@@ -154,6 +154,12 @@ macro_rules! acquire {
             pub fn value(&self) -> usize {
                 self.units.left()
             }
+
+            /// Says that no handle of it is under way: this process will not keep it for those. See
+            /// [the module](super#how-long-it-lives).
+            pub fn unlink(&self) {
+                self.units.unlink();
+            }
         }
 
         impl fmt::Debug for $semaphore {
