@@ -68,8 +68,9 @@ unsafe impl Shared for Mutex {
 /// twice would wait for itself for ever, and has [`Error::HeldAlready`] instead; see [`RLock`](super::RLock).
 ///
 /// **A holder that is killed**, or whose thread ends, does not leave the others waiting, as it does in Python: the next one has the lock
-/// as soon as the process has ended (if it lives on without that thread: at most a second later). What it guards may be half changed then, and [`holder_died`](Self::holder_died) says so, to everybody, until somebody who has put
-/// it in order calls [`mark_consistent`](Self::mark_consistent):
+/// as soon as the process has ended (if it lives on without that thread: at most a second later). What it guards may be half changed then,
+/// and [`holder_died`](Self::holder_died) says so, to everybody, until somebody who has put it in order calls
+/// [`mark_consistent`](Self::mark_consistent):
 ///
 /// ```
 /// # use procession::sync::Lock;

@@ -381,13 +381,17 @@ mod tests {
     #[test]
     fn to_ask_whether_it_is_held_makes_nobody_fail_who_tries()
     -> Result<(), Box<dyn std::error::Error>> {
-        let (mutex, done) = (mutex()?, AtomicBool::new(false));
+        let (mutex, asks, done) = (mutex()?, AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     std::hint::black_box(mutex.is_held());
+                    asks.store(true, Ordering::Relaxed);
                 }
             });
+            while !asks.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
             let had = (0..200_000)
                 .filter(|_| mutex.try_acquire() && mutex.is_held() && mutex.release())
                 .count();
