@@ -245,17 +245,21 @@ mod tests {
             let (come, go) = (Barrier::new(4), Barrier::new(4));
             // The first is notified. All three end before they have the lock again.
             let [first, second] = std::thread::scope(|scope| {
-                for _ in 0..3 {
+                let three = [(); 3].map(|()| {
                     scope.spawn(|| {
                         all.join().expect("there is a place");
                         come.wait();
                         go.wait();
-                    });
-                }
+                    })
+                });
                 come.wait();
                 let those_after = [(); 2].map(|()| all.join().expect("there is a place"));
                 all.notify(1);
                 go.wait();
+                // The scope alone would wait for what they do, and not for their ends.
+                for one in three {
+                    one.join().expect("it does not panic");
+                }
                 those_after
             });
             let notified = (0..LIMIT)
