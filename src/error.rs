@@ -266,6 +266,15 @@ pub enum Error {
         "this thread holds the lock already and would wait for itself for ever: release it first, or use an RLock"
     )]
     HeldAlready,
+    /// What is behind a lock may still be changed by a process of which a thread has ended with the lock.
+    #[error(
+        "a thread of process {pid} has ended without giving up this lock, and the process lives on, where references to what is behind the \
+         lock may be left: nobody can have it before process {pid} has ended; there, let no guard be forgotten (mem::forget, exec)"
+    )]
+    LeftLocked {
+        /// The process.
+        pid: u64,
+    },
     /// A lock was acquired by one thread more often than can be counted.
     #[error("this thread has acquired the lock {times} times without releasing it")]
     TooOften {

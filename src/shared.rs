@@ -121,6 +121,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::error::Result;
+use crate::sync::raw_mutex::ABI;
 
 /// Removes the names of [`Memory`] whose holders were all killed. [`Memory::create`] and [`Memory::attach`] do so by themselves; this is for a
 /// program that only cleans up.
@@ -146,6 +147,11 @@ fn kind_of<T>(what: &str) -> String {
         std::any::type_name::<T>(),
         size_of::<T>()
     )
+}
+
+/// The same, of what has a lock.
+fn kind_with_lock<T>(what: &str) -> String {
+    format!("{} ({ABI})", kind_of::<T>(what))
 }
 
 /// Every block is aligned to that.

@@ -36,6 +36,43 @@
 //! Each is a handle. A clone is the same object, and so is what another process receives: pass it to [`Process::spawn`](crate::Process),
 //! put it on a queue. They are for processes of one host, one user and one container.
 //!
+//! # How long it lives
+//!
+//! As [shared memory](crate::shared#how-long-it-lives) does: until the last process that has it has dropped it, has ended or was killed. A process
+//! that has sent a handle keeps the object, and an open file, until it ends, as nobody can know whether the handle is still under way.
+//! Who makes objects again and again, and sends them, says `unlink` when they were received:
+//!
+//! ```
+//! # use procession::Process;
+//! use procession::sync::Event;
+//!
+//! # #[procession::task]
+//! # fn work(done: Event) {
+//! #     done.set();
+//! # }
+//! # #[procession::main]
+//! # fn main() -> procession::Result<()> {
+//! for _ in 0..3 {
+//!     let done = Event::new()?;
+//!     let child = Process::spawn(work, (done.clone(),))?;
+//!     done.wait();
+//!     done.unlink(); // the child has it, and no other handle was sent
+//!     child.join()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # fork and exec
+//!
+//! A child that was made by `fork` without `exec` (by `libc::fork`; [`Process`](crate::Process) makes none) holds nothing of what its parent holds.
+//! Guards that it has from its parent are its parent's: it must leave by `_exit`, or forget them. A semaphore's unit that such a child
+//! gives back would be there twice. The numbers by which threads and processes are known are the child's own, so it can use every object. A barrier
+//! misses it only if it has received the handle itself.
+//!
+//! A program that replaces itself (`exec`) is the same process to all others: it keeps the units of semaphores that it had, until it ends, and the
+//! locks that it held are left as by a thread that has ended.
+//!
 //! # Cost
 //!
 //! What nobody else wants is acquired and released without a system call. Who waits for a lock looks for as long as it takes to wake a
@@ -50,15 +87,18 @@ mod barrier;
 mod condition;
 mod event;
 mod futex;
+mod here;
+pub(crate) mod heritage;
 mod life;
 mod lock;
 mod meeting;
 mod monitor;
 mod place;
-#[allow(dead_code, reason = "also what is locked in shared values")]
 pub(crate) mod raw_mutex;
 mod rlock;
 mod semaphore;
+#[cfg(test)]
+mod sudden_death;
 mod units;
 mod waiters;
 

@@ -535,7 +535,7 @@ fn a_handle_is_good_for_its_own_type_only() -> Outcome {
             as_other::<_, AtomicCounter>(&value)?,
         ] {
             assert!(
-                error.contains("this shared memory is shared::Value<u64> (8 bytes), and not"),
+                error.contains("this shared memory is shared::Value<u64> (8 bytes) ("),
                 "{error}"
             );
         }

@@ -6,8 +6,10 @@ mod shared_numbers;
 use std::time::Duration;
 
 use children::{DEADLINE, Outcome, in_time, kill, until, value};
-use procession::sync::{Lock, RLock};
+use procession::sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};
 use procession::{Error, Process, Queue, SimpleQueue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use shared_numbers::Numbers;
 
 const SHORT: Duration = Duration::from_millis(5);
@@ -232,6 +234,42 @@ fn a_handle_that_came_by_a_queue_is_the_same_lock_in_every_process() -> Outcome 
         queue.put(lock.clone())?;
         queue.put(lock)?;
         assert!(value(&Process::spawn(lock_from, (queue,))?)?);
+        Ok(())
+    })
+}
+
+/// Whether a handle that was sent is good after all handles here were dropped, and whether it is if `unlink` was said before.
+fn outlives<T: Serialize + DeserializeOwned + Clone>(
+    object: T,
+    unlink: fn(&T),
+) -> Outcome<(bool, bool)> {
+    let sent = rmp_serde::to_vec(&object)?;
+    let is_good = || rmp_serde::from_slice::<T>(&sent);
+    drop(object);
+    let again = is_good();
+    let without = again.is_ok();
+    let again = again?;
+    unlink(&again);
+    let same = again.clone();
+    drop(again);
+    assert!(is_good().is_ok(), "somebody here has it");
+    drop(same);
+    Ok((without, is_good().is_ok()))
+}
+
+#[test]
+fn what_was_sent_is_kept_until_unlink() -> Outcome {
+    in_time(|| {
+        let outcomes = [
+            outlives(Lock::new()?, Lock::unlink)?,
+            outlives(RLock::new()?, RLock::unlink)?,
+            outlives(Semaphore::new(1)?, Semaphore::unlink)?,
+            outlives(BoundedSemaphore::new(1)?, BoundedSemaphore::unlink)?,
+            outlives(Condition::new()?, Condition::unlink)?,
+            outlives(Event::new()?, Event::unlink)?,
+            outlives(Barrier::new(1)?, Barrier::unlink)?,
+        ];
+        assert_eq!(outcomes, [(true, false); 7]);
         Ok(())
     })
 }

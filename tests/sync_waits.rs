@@ -390,6 +390,21 @@ fn a_party_that_is_killed_before_it_comes_or_while_it_waits_breaks_it() -> Outco
 }
 
 #[test]
+fn who_comes_last_does_not_go_on_from_a_round_of_which_one_was_killed() -> Outcome {
+    in_time(|| {
+        let barrier = Barrier::new(2)?;
+        let waits = Process::spawn(finds_it_broken, (barrier.clone(),))?;
+        until("it waits", || Ok(barrier.waiting() == 1))?;
+        kill(&waits)?;
+        // Nobody else waits, who would have found it.
+        assert!(!barrier.is_broken());
+        assert!(is_broken(barrier.wait()));
+        assert!(barrier.is_broken() && barrier.waiting() == 0);
+        Ok(())
+    })
+}
+
+#[test]
 fn processes_that_have_ended_in_order_are_not_missed() -> Outcome {
     in_time(|| {
         let barrier = Barrier::new(2)?;

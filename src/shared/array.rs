@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::guarded::{Guarded, Held};
-use super::{ALIGNMENT, kind_of, lend, redeem};
+use super::{ALIGNMENT, kind_with_lock, lend, redeem};
 use crate::error::{Error, Result};
 
 /// Where the elements begin: behind the lock, in another cache line, and aligned for all.
@@ -56,7 +56,7 @@ impl<T: Pod> Array<T> {
             );
             assert!(size_of::<T>() > 0, "an array of nothing");
         }
-        kind_of::<T>("Array")
+        kind_with_lock::<T>("Array")
     }
 
     fn of(guarded: Guarded) -> Self {

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::segment::Segment;
 use crate::error::{Error, Result};
-use crate::sync::raw_mutex::RawMutex;
+use crate::sync::heritage::{Heir, Mutex, is_had};
 
 /// Behind the lock: a number of its user's, who alone knows what it is.
-pub(super) const STATE: usize = 64;
+pub(super) const STATE: usize = 96;
 /// And behind that the rest.
 pub(super) const REST: usize = STATE + size_of::<u64>();
+
+/// A guard gives out references to the memory, which may outlive its thread if it is forgotten.
+const HEIR: Heir = Heir::AfterItsProcess;
 
 /// Shared memory that begins with a lock. A clone is the same.
 #[derive(Clone)]
@@ -22,10 +25,10 @@ pub(super) struct Guarded {
 
 impl Guarded {
     pub(super) fn new(kind: &str, len: usize) -> Result<Self> {
-        const { assert!(size_of::<RawMutex>() <= STATE) };
+        const { assert!(size_of::<Mutex>() <= STATE) };
         let segment = Segment::anonymous(kind, len.max(REST))?;
         // SAFETY: it is new, zeroed, aligned and long enough, and nobody else has it; it is never moved.
-        unsafe { RawMutex::init(segment.as_ptr().cast()) }
+        unsafe { Mutex::init(segment.as_ptr().cast()) }
             .map_err(|error| Error::system("cannot make a lock in shared memory", error))?;
         Ok(Self::of(segment))
     }
@@ -33,7 +36,7 @@ impl Guarded {
     /// What [`new`](Self::new) has made, here or in another process.
     pub(super) fn of(segment: Arc<Segment>) -> Self {
         // SAFETY: it begins with a mutex, which was made before anybody else had it.
-        segment.stays_if(|start| unsafe { &*start.cast::<RawMutex>() }.is_held_by_this_process());
+        segment.stays_if(|start| unsafe { &*start.cast::<Mutex>() }.is_held_by_this_process());
         Self { segment }
     }
 
@@ -41,9 +44,9 @@ impl Guarded {
         &self.segment
     }
 
-    fn mutex(&self) -> &RawMutex {
+    fn mutex(&self) -> &Mutex {
         // SAFETY: it begins with one, which was made before anybody else had it, and stays mapped as long as this lives.
-        unsafe { &*self.segment.as_ptr().cast::<RawMutex>() }
+        unsafe { &*self.segment.as_ptr().cast::<Mutex>() }
     }
 
     /// The number behind the lock.
@@ -53,19 +56,18 @@ impl Guarded {
     }
 
     pub(super) fn lock(&self) -> Result<Held<'_>> {
-        self.mutex().acquire()?;
+        self.mutex().acquire_until(None, HEIR)?;
         Ok(self.held())
     }
 
     pub(super) fn try_lock(&self) -> Option<Held<'_>> {
-        self.mutex().try_acquire().then(|| self.held())
+        is_had(self.mutex().try_acquire(HEIR)).then(|| self.held())
     }
 
     pub(super) fn lock_timeout(&self, time: Duration) -> Option<Held<'_>> {
         // A time that no clock holds is for ever.
         let deadline = Instant::now().checked_add(time);
-        let is_held = self.mutex().acquire_until(deadline).unwrap_or(false);
-        is_held.then(|| self.held())
+        is_had(self.mutex().acquire_until(deadline, HEIR)).then(|| self.held())
     }
 
     fn held(&self) -> Held<'_> {

@@ -15,7 +15,8 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
 
@@ -32,6 +33,10 @@ const TITLE: &str = "procession memory 1 ";
 const LONGEST: usize = 255;
 /// The directory goes when it is empty, so that it may have to be made again and again while others come and go.
 const TRIES: u32 = 1000;
+/// How long the directory may be locked by others, who do so for moments: then one of them has been stopped with it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The same, for who leaves: what it cannot remove the next one does.
+pub(super) const PATIENCE_AT_THE_END: Duration = Duration::from_secs(1);
 
 /// # Errors
 /// [`Error::BadName`].
@@ -53,22 +58,68 @@ pub(super) fn check(name: &str) -> Result<()> {
 fn directory() -> Result<PathBuf> {
     let uid = rustix::process::getuid().as_raw();
     let path = PathBuf::from(format!("/dev/shm/procession-{uid}"));
-    for _ in 0..TRIES {
-        match runtime_dir::make_private(&path, uid) {
-            Ok(()) => return Ok(path),
-            // Removed meanwhile, as it was empty: no reason to go elsewhere.
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && Path::new("/dev/shm").is_dir() => {}
-            Err(error) => {
-                log::debug!("cannot use {}: {error}", path.display());
-                break;
-            }
+    match make_directory(&path, uid) {
+        Ok(()) => return Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            log::debug!("cannot use {}: {error}", path.display());
+        }
+        Err(error) => {
+            static ONCE: Once = Once::new();
+            ONCE.call_once(|| {
+                log::warn!(
+                    "names of shared memory are not in {}, where they belong, but in another directory of this user's: {error}; \
+                     remove it, or programs that see another XDG_RUNTIME_DIR will not find them",
+                    path.display()
+                );
+            });
         }
     }
-    let path = runtime_dir::base()?.join("shared");
+    let path = runtime_dir::base()?.join(runtime_dir::NAMES);
     match runtime_dir::make_private(&path, uid) {
         Ok(()) => Ok(path),
         Err(source) => Err(Error::PrivateDirectory { path, source }),
+    }
+}
+
+/// # Errors
+/// Of kind `NotFound` when there is nothing that it could be in.
+fn make_directory(path: &Path, uid: u32) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match runtime_dir::make_private(path, uid) {
+            // Removed meanwhile, as it was empty: no reason to go elsewhere.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && path.parent().is_some_and(Path::is_dir)
+                    && tries < TRIES =>
+            {
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Locks a file that others have locked for moments only, and waits for no longer than that.
+///
+/// # Errors
+/// Of kind `TimedOut` when they had it for longer.
+fn lock_until(file: &File, operation: FlockOperation, deadline: Instant) -> io::Result<()> {
+    let mut pause = Duration::from_micros(20);
+    loop {
+        match flock(file, operation) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "another process has it locked, for longer than any does that runs: look for one that is stopped (`fuser -v` on it), \
+                 and have it go on or kill it",
+            ));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(2));
     }
 }
 
@@ -80,10 +131,14 @@ struct Gate {
 
 impl Gate {
     fn lock() -> Result<Self> {
+        Self::lock_until(Instant::now() + PATIENCE)
+    }
+
+    fn lock_until(deadline: Instant) -> Result<Self> {
         let mut tries = 0;
         loop {
             let path = directory()?;
-            match Self::of(&path) {
+            match Self::of(&path, deadline) {
                 Ok(Some(directory)) => return Ok(Self { path, directory }),
                 // It was removed meanwhile, as it was empty.
                 Ok(None) if tries < TRIES => tries += 1,
@@ -94,17 +149,29 @@ impl Gate {
                     let source = io::Error::other("it is removed again and again");
                     return Err(Error::PrivateDirectory { path, source });
                 }
+                Err(source) if source.kind() == io::ErrorKind::TimedOut => {
+                    let what = format!("names of shared memory: directory {}", path.display());
+                    return Err(Error::system(what, source));
+                }
                 Err(source) => return Err(Error::PrivateDirectory { path, source }),
             }
         }
     }
 
-    fn of(path: &Path) -> io::Result<Option<File>> {
+    fn of(path: &Path, deadline: Instant) -> io::Result<Option<File>> {
         let directory = OpenOptions::new()
             .read(true)
             .custom_flags((OFlags::DIRECTORY | OFlags::NOFOLLOW).bits() as i32)
             .open(path)?;
-        flock(&directory, FlockOperation::LockExclusive)?;
+        // What was looked at before may have been removed, and another user's be there.
+        if directory.metadata()?.uid() != rustix::process::getuid().as_raw() {
+            return Err(io::Error::other("it is another user's"));
+        }
+        lock_until(
+            &directory,
+            FlockOperation::NonBlockingLockExclusive,
+            deadline,
+        )?;
         Ok(is_at(&directory, path).then_some(directory))
     }
 
@@ -171,7 +238,8 @@ impl Gate {
     }
 
     fn hold(&self, file: File, name: &str, text: &Text, fd: i32) -> io::Result<Holder> {
-        flock(&file, FlockOperation::LockShared)?;
+        let deadline = Instant::now() + PATIENCE_AT_THE_END;
+        lock_until(&file, FlockOperation::NonBlockingLockShared, deadline)?;
         let slot = text.free_slot();
         let pid = std::process::id();
         let line = padded(&format!("{pid} {} {fd}\n", started(pid)?))?;
@@ -180,6 +248,7 @@ impl Gate {
             path: self.path.join(name),
             file,
             slot,
+            deadline: None,
         })
     }
 }
@@ -282,11 +351,25 @@ pub(super) struct Holder {
     path: PathBuf,
     file: File,
     slot: usize,
+    /// Until when it waits for others when it is dropped; `None`: as long as any.
+    deadline: Option<Instant>,
+}
+
+impl Holder {
+    /// The same as to drop it, but for no longer than that. What could not be removed then the next one does that makes or looks for a name.
+    pub(super) fn leave_by(mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
 }
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        let gate = Gate::lock();
+        let deadline = self.deadline;
+        let gate =
+            Gate::lock_until(deadline.unwrap_or_else(|| Instant::now() + PATIENCE_AT_THE_END));
+        if let Err(error) = &gate {
+            log::debug!("leaves {} to others: {error}", self.path.display());
+        }
         let blank = padded("\n").unwrap_or([b' '; LINE]);
         let _ = self.file.write_all_at(&blank, offset(self.slot));
         // By name of the lock, not by closing: a child that is just being started has a copy of the file until it runs.
@@ -386,6 +469,7 @@ pub(super) fn unlink(name: &str) -> Result<()> {
 
 /// As [`unlink`], but only if the name still leads to that memory; whether it did.
 pub(super) fn unlink_if(name: &str, id: Id) -> Result<bool> {
+    check(name)?;
     let gate = Gate::lock()?;
     gate.sweep();
     match gate.find(name) {
@@ -513,6 +597,35 @@ mod tests {
         fs::create_dir(&path).map_err(failed)?;
         assert!(Segment::attach(&name, "test").is_err());
         fs::remove_dir(&path).map_err(failed)
+    }
+
+    #[test]
+    fn who_waits_for_a_stopped_process_gives_up_and_names_the_directory() -> Result<()> {
+        let failed = |error| Error::system("test", error);
+        let dir = tempfile::tempdir().map_err(failed)?;
+        let stopped = File::open(dir.path()).map_err(failed)?;
+        flock(&stopped, FlockOperation::LockExclusive).map_err(failed)?;
+        let deadline = || Instant::now() + Duration::from_millis(20);
+        let error = Gate::of(dir.path(), deadline()).expect_err("it is locked");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("is stopped"), "{error}");
+        flock(&stopped, FlockOperation::Unlock).map_err(failed)?;
+        assert!(Gate::of(dir.path(), deadline()).map_err(failed)?.is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_never_used() -> Result<()> {
+        let failed = |error| Error::system("test", error);
+        let dir = tempfile::tempdir().map_err(failed)?;
+        let uid = rustix::process::getuid().as_raw();
+        make_directory(dir.path(), uid).map_err(failed)?;
+        let error = make_directory(dir.path(), uid + 1).expect_err("it is not that one's");
+        assert_ne!(error.kind(), io::ErrorKind::NotFound, "it is told: {error}");
+        let nowhere = dir.path().join("not/there");
+        let error = make_directory(&nowhere, uid).expect_err("it cannot be");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        Ok(())
     }
 
     #[test]

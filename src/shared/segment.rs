@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::SealFlags;
@@ -171,6 +171,8 @@ pub(crate) struct Segment {
     name: Option<String>,
     /// Given up before, when the program ends with this still in use.
     holder: Mutex<Option<Holder>>,
+    /// Whether this process has become a holder, or has tried to.
+    is_settled: OnceLock<()>,
     /// Whether something in it must stay where it is.
     busy: OnceLock<fn(*mut u8) -> bool>,
 }
@@ -198,11 +200,9 @@ impl Segment {
     /// As [`anonymous`](Self::anonymous); [`Error::BadName`]; [`Error::NameExists`].
     pub(crate) fn create(name: &str, kind: &str, len: usize) -> Result<Arc<Self>> {
         names::check(name)?;
-        let mut segment = Self::make(kind, len)?;
+        let segment = Self::make(kind, len)?;
         let holder = names::create(name, segment.header.id, segment.file.as_raw_fd())?;
-        segment.name = Some(name.to_owned());
-        segment.holder = Mutex::new(Some(holder));
-        let segment = Arc::new(segment);
+        let segment = Arc::new(segment.held(name, holder));
         table::lock().remember(&segment);
         Ok(segment)
     }
@@ -233,20 +233,30 @@ impl Segment {
     }
 
     fn find(name: &str) -> Result<Option<Arc<Self>>> {
-        // Until the end, so that no other thread maps it too.
-        let mut table = table::lock();
-        let (file, id, holder) = match names::attach(name, |id| table.get(id))? {
+        let (file, id, holder) = match names::attach(name, |id| table::lock().get(id))? {
             Some(Found::There(file, id, holder)) => (file, id, holder),
             Some(Found::Here(segment)) => return Ok(Some(segment)),
             None => return Ok(None),
         };
-        let mut segment = Self::map(file, id)
+        let segment = Self::map(file, id)
             .map_err(|error| Error::system(format!("cannot attach {name}"), error))?;
-        segment.name = Some(name.to_owned());
-        segment.holder = Mutex::new(Some(holder));
-        let segment = Arc::new(segment);
-        table.remember(&segment);
-        Ok(Some(segment))
+        let segment = Arc::new(segment.held(name, holder));
+        let mut table = table::lock();
+        // Another thread may have mapped it meanwhile.
+        let found = table.get(id).unwrap_or_else(|| {
+            table.remember(&segment);
+            Arc::clone(&segment)
+        });
+        drop(table);
+        Ok(Some(found))
+    }
+
+    /// Found or made by that name, of which this process is a holder.
+    fn held(mut self, name: &str, holder: Holder) -> Self {
+        self.name = Some(name.to_owned());
+        self.holder = Mutex::new(Some(holder));
+        self.is_settled = OnceLock::from(());
+        self
     }
 
     fn make(kind: &str, len: usize) -> Result<Self> {
@@ -292,31 +302,38 @@ impl Segment {
             file,
             name: None,
             holder: Mutex::default(),
+            is_settled: OnceLock::new(),
             busy: OnceLock::new(),
         })
     }
 
-    /// Counts as a holder of its name, which whoever lent it knows, if it still has it.
+    /// Has the name that whoever lent it says.
     pub(super) fn with_name(mut self, name: Option<String>) -> Self {
-        if let Some(name) = &name {
-            let joined = names::join(name, self.header.id, self.file.as_raw_fd());
-            self.holder = Mutex::new(joined.unwrap_or_else(|error| {
-                log::debug!("cannot hold the name {name}: {error}");
-                None
-            }));
-        }
         self.name = name;
         self
     }
 
-    /// Holds its name no longer.
-    pub(super) fn leave_name(&self) {
-        let holder = self
-            .holder
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        drop(holder);
+    /// Has this process count as a holder of its name, if it still has it. Waits for others.
+    pub(super) fn hold_name(&self) {
+        let Some(name) = &self.name else { return };
+        self.is_settled.get_or_init(|| {
+            match names::join(name, self.header.id, self.file.as_raw_fd()) {
+                Ok(joined) => *self.holder() = joined,
+                Err(error) => log::warn!("this process does not keep the name {name}: {error}"),
+            }
+        });
+    }
+
+    fn holder(&self) -> MutexGuard<'_, Option<Holder>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds its name no longer, at the end of the program.
+    pub(super) fn leave_name(&self, deadline: Instant) {
+        let holder = self.holder().take();
+        if let Some(holder) = holder {
+            holder.leave_by(deadline);
+        }
     }
 
     /// # Errors

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::time::Instant;
 
+use super::names;
 use super::segment::{Id, Segment};
 
 #[derive(Default)]
@@ -74,7 +76,9 @@ fn leave_names() {
         .values()
         .filter_map(Weak::upgrade)
         .collect();
+    // Of all together.
+    let deadline = Instant::now() + names::PATIENCE_AT_THE_END;
     for segment in all {
-        segment.leave_name();
+        segment.leave_name(deadline);
     }
 }

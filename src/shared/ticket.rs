@@ -6,11 +6,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, LazyLock};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::segment::{Id, Segment};
-use super::table;
+use super::{names, table};
 use crate::error::{Error, Result};
 use crate::hub::host::{host_name, machine_id};
 
@@ -69,23 +69,29 @@ impl Ticket {
     /// [`Error::BadHandle`] when it cannot be reached: its lender has ended, or is on another host, in another container or another
     /// user's; [`Error::OtherMemory`] when it is of another kind.
     pub(crate) fn redeem(self, kind: &str) -> Result<Arc<Segment>> {
-        let mut table = table::lock();
-        let segment = match table.get(self.id) {
-            Some(segment) => segment,
-            None => {
-                let file = match table.lent(self.id) {
-                    Some(file) => file,
-                    None => Arc::new(self.open()?),
-                };
-                let segment = Segment::map(file, self.id).map_err(|error| self.unusable(&error))?;
-                let segment = Arc::new(segment.with_name(self.name));
-                table.remember(&segment);
-                segment
-            }
-        };
-        // Before the segment can be dropped, which locks it.
-        drop(table);
+        // It is part of a path later.
+        if let Some(name) = &self.name {
+            names::check(name)?;
+        }
+        let segment = self.segment()?;
         segment.check_kind(kind)?;
+        // The table is not locked any more, as others may have to be waited for.
+        segment.hold_name();
+        Ok(segment)
+    }
+
+    fn segment(&self) -> Result<Arc<Segment>> {
+        let mut table = table::lock();
+        if let Some(segment) = table.get(self.id) {
+            return Ok(segment);
+        }
+        let file = match table.lent(self.id) {
+            Some(file) => file,
+            None => Arc::new(self.open()?),
+        };
+        let segment = Segment::map(file, self.id).map_err(|error| self.unusable(&error))?;
+        let segment = Arc::new(segment.with_name(self.name.clone()));
+        table.remember(&segment);
         Ok(segment)
     }
 
@@ -151,17 +157,19 @@ impl Ticket {
 }
 
 /// Opens a file that another process has open. It may be anything, if the process is not what was thought: only what can be memory is
-/// opened, because opening can have effects.
+/// opened, because opening can have effects. (`O_PATH` has none. What was looked at that way is what is opened then, whatever the other
+/// process has in its place meanwhile.)
 pub(super) fn open_file(pid: u32, fd: i32) -> io::Result<File> {
     let path = format!("/proc/{pid}/fd/{fd}");
-    if !fs::metadata(&path)?.is_file() {
+    let there = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&there)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("it is no shared memory"));
     }
     OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
-        .open(path)
+        .open(format!("/proc/self/fd/{}", there.as_raw_fd()))
 }
 
 /// When a process was started, in ticks since the boot.
@@ -225,6 +233,33 @@ mod tests {
         let error = ticket.clone().redeem("other").expect_err("it is a test");
         assert!(matches!(&error, Error::OtherMemory { .. }), "{error}");
         ticket.redeem("test").map(drop)
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() -> io::Result<()> {
+        let (reader, writer) = io::pipe()?;
+        let null = File::open("/dev/null")?;
+        for fd in [reader.as_raw_fd(), writer.as_raw_fd(), null.as_raw_fd()] {
+            let error = open_file(std::process::id(), fd).expect_err("it is no file");
+            assert!(error.to_string().contains("no shared memory"), "{error}");
+        }
+        let file = tempfile::tempfile()?;
+        open_file(std::process::id(), file.as_raw_fd()).map(drop)
+    }
+
+    #[test]
+    fn a_name_that_is_a_path_is_refused() -> Result<()> {
+        let (segment, ticket) = lent()?;
+        for bad in ["../../etc/passwd", "", "."] {
+            let ticket = Ticket {
+                name: Some(bad.to_owned()),
+                ..ticket.clone()
+            };
+            let error = ticket.redeem("test").expect_err("it is bad");
+            assert!(matches!(error, Error::BadName { .. }), "{error}");
+        }
+        drop(segment);
+        Ok(())
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::guarded::{Guarded, Held, REST};
-use super::{ALIGNMENT, kind_of, lend, redeem};
+use super::{ALIGNMENT, kind_with_lock, lend, redeem};
 use crate::error::Result;
 
 /// A value that processes of one host share, behind a lock of its own: Python's `multiprocessing.Value`.
@@ -56,7 +56,7 @@ impl<T: Pod> Value<T> {
     const LEN: usize = Self::FIRST + 2 * size_of::<T>();
 
     fn kind() -> String {
-        kind_of::<T>("Value")
+        kind_with_lock::<T>("Value")
     }
 
     fn of(guarded: Guarded) -> Self {

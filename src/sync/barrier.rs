@@ -43,7 +43,7 @@ use crate::error::Result;
 ///
 /// **A process that dies with a handle breaks it**, wherever it is, within 0.2 s for those who wait: they would wait for ever. That is every process
 /// that was given the handle (and has begun so far that it has it), and who has made it once it has waited; not one that has dropped all its handles before it
-/// ended. A process that leaves by `std::process::exit` drops nothing. Up to 256 processes are known at one time. Those that ended in
+/// ended. Nobody goes on from a round of which one was killed while it waited, whoever comes last. A process that leaves by `std::process::exit` drops nothing. Up to 256 processes are known at one time. Those that ended in
 /// order, or in which only a thread has ended, are not missed: give the others a timeout.
 ///
 /// Python's `action` is not there, because a function cannot be called by another process: whose place is 0 does what is to be done once,
@@ -144,6 +144,11 @@ impl Barrier {
     #[doc(alias = "broken")]
     pub fn is_broken(&self) -> bool {
         self.meeting().is_broken()
+    }
+
+    /// Says that no handle of it is under way: this process will not keep it for those. See [the module](super#how-long-it-lives).
+    pub fn unlink(&self) {
+        self.handle.meeting.unlink();
     }
 }
 

@@ -216,6 +216,12 @@ impl Condition {
             }),
         }
     }
+
+    /// Says that no handle of it is under way, nor of its lock: this process will not keep it for those. See [the module](super#how-long-it-lives).
+    pub fn unlink(&self) {
+        self.lock.unlink();
+        self.waiters.unlink();
+    }
 }
 
 impl fmt::Debug for Condition {

@@ -29,6 +29,7 @@ struct Flag {
 // SAFETY: an atomic.
 unsafe impl Shared for Flag {
     const KIND: &'static str = "sync::Event";
+    const HAS_MUTEX: bool = false;
 
     unsafe fn init(_: *mut Self) -> io::Result<()> {
         Ok(())
@@ -139,6 +140,11 @@ impl Event {
                 futex::sleep(state, awaited, Some(time));
             }
         }
+    }
+
+    /// Says that no handle of it is under way: this process will not keep it for those. See [the module](super#how-long-it-lives).
+    pub fn unlink(&self) {
+        self.flag.unlink();
     }
 }
 

@@ -1,9 +1,10 @@
 //! Which process did something, and whether it lives.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::here;
 use crate::shared::started;
 
 /// How often those who wait look whether somebody who was to do something has died.
@@ -17,17 +18,39 @@ pub(super) struct Life {
     pub(super) started: u64,
 }
 
+static PID: AtomicU64 = AtomicU64::new(0);
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// This process is another one now, the child of a fork.
+pub(super) fn forget_here() {
+    PID.store(0, Ordering::Relaxed);
+}
+
 impl Life {
     /// This process.
+    #[inline]
     pub(super) fn here() -> Self {
-        static HERE: OnceLock<Life> = OnceLock::new();
-        *HERE.get_or_init(|| {
-            let pid = std::process::id();
-            Self {
-                pid: pid.into(),
-                started: started(pid).unwrap_or(0),
-            }
-        })
+        match PID.load(Ordering::Acquire) {
+            0 => Self::first_here(),
+            pid => Self {
+                pid,
+                started: STARTED.load(Ordering::Relaxed),
+            },
+        }
+    }
+
+    #[cold]
+    fn first_here() -> Self {
+        here::watch_forks();
+        let pid = std::process::id();
+        let here = Self {
+            pid: pid.into(),
+            started: started(pid).unwrap_or(0),
+        };
+        // Several threads may do so, and store the same.
+        STARTED.store(here.started, Ordering::Relaxed);
+        PID.store(here.pid, Ordering::Release);
+        here
     }
 
     /// Whether it has surely ended. A zombie has.

@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::deadline;
+use super::heritage::{Heir, Mutex, is_had};
 use super::place::{Place, Shared};
-use super::raw_mutex::RawMutex;
 use crate::error::{Error, Result};
 
 // SAFETY: atomics and a system mutex for several processes, `repr(C)`.
-unsafe impl Shared for RawMutex {
+unsafe impl Shared for Mutex {
     const KIND: &'static str = "sync::Lock";
 
     unsafe fn init(place: *mut Self) -> io::Result<()> {
@@ -67,9 +67,10 @@ unsafe impl Shared for RawMutex {
 /// mistake. To let another process go on, take an [`Event`](super::Event) or a [`Semaphore`](super::Semaphore).) A thread that acquires it
 /// twice would wait for itself for ever, and has [`Error::HeldAlready`] instead; see [`RLock`](super::RLock).
 ///
-/// **A holder that is killed**, or whose thread ends, does not leave the others waiting, as it does in Python: the next one has the lock at
-/// once. What it guards may be half changed then, and [`holder_died`](Self::holder_died) says so, to everybody, until somebody who has put
-/// it in order calls [`mark_consistent`](Self::mark_consistent):
+/// **A holder that is killed**, or whose thread ends, does not leave the others waiting, as it does in Python: the next one has the lock
+/// as soon as the process has ended (if it lives on without that thread: at most a second later). What it guards may be half changed then,
+/// and [`holder_died`](Self::holder_died) says so, to everybody, until somebody who has put it in order calls
+/// [`mark_consistent`](Self::mark_consistent):
 ///
 /// ```
 /// # use procession::sync::Lock;
@@ -86,7 +87,7 @@ unsafe impl Shared for RawMutex {
 /// A holder that panics releases it if it has a guard, and the next one is not told.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Lock {
-    mutex: Place<RawMutex>,
+    mutex: Place<Mutex>,
 }
 
 impl Lock {
@@ -126,20 +127,20 @@ impl Lock {
     /// # Errors
     /// [`Error::HeldAlready`] when this thread holds it.
     pub fn acquire(&self) -> Result<()> {
-        self.mutex.acquire()
+        self.mutex.acquire_until(None, Heir::AnyTime).map(drop)
     }
 
     /// Holds it if nobody does now, this thread included; whether it does.
     #[must_use = "it may not be held"]
     pub fn try_acquire(&self) -> bool {
-        self.mutex.try_acquire()
+        is_had(self.mutex.try_acquire(Heir::AnyTime))
     }
 
     /// As [`acquire`](Self::acquire), but waits for at most `time`; whether it is held. Not at all, and at once, by a thread that holds it
     /// already.
     #[must_use = "it may not be held"]
     pub fn acquire_timeout(&self, time: Duration) -> bool {
-        self.mutex.acquire_until(deadline(time)).unwrap_or(false)
+        is_had(self.mutex.acquire_until(deadline(time), Heir::AnyTime))
     }
 
     /// Lets others have it.
@@ -169,6 +170,11 @@ impl Lock {
     /// Says that what it guards is in order, after the death of a holder. To be called by a holder.
     pub fn mark_consistent(&self) {
         self.mutex.forget_death();
+    }
+
+    /// Says that no handle of it is under way: this process will not keep it for those. See [the module](super#how-long-it-lives).
+    pub fn unlink(&self) {
+        self.mutex.unlink();
     }
 }
 

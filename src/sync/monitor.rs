@@ -14,6 +14,13 @@ use super::raw_mutex::RawMutex;
 /// How many changes can be undone: more than any of ours makes at once.
 const NOTES: usize = 16;
 
+/// Between two stores, where a process may be killed: tests do so.
+#[inline]
+fn step() {
+    #[cfg(test)]
+    super::sudden_death::step();
+}
+
 /// An old number, and where it was.
 #[repr(C)]
 struct Note {
@@ -80,16 +87,20 @@ impl<const N: usize> Inside<'_, N> {
             self.commit();
             noted = 0;
         }
+        step();
         let note = &self.monitor.notes[noted as usize];
         note.place.store(place as u64, Ordering::Release);
         note.old
             .store(number.load(Ordering::Relaxed), Ordering::Release);
+        step();
         self.monitor.noted.store(noted + 1, Ordering::Release);
+        step();
         number.store(new, Ordering::Release);
     }
 
     /// What was changed until now is so for good.
     pub(super) fn commit(&mut self) {
+        step();
         self.monitor.noted.store(0, Ordering::Release);
     }
 

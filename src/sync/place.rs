@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
+use super::raw_mutex::ABI;
 use crate::error::{Error, Result};
 use crate::shared::{Segment, Ticket};
 
@@ -18,6 +19,9 @@ use crate::shared::{Segment, Ticket};
 pub(super) unsafe trait Shared: Sync + Sized {
     /// What it is called; no two types have the same.
     const KIND: &'static str;
+
+    /// Whether there is a mutex of the system's in it, which both programs must have alike.
+    const HAS_MUTEX: bool = true;
 
     /// Makes one of memory that is all zeros.
     ///
@@ -39,6 +43,13 @@ pub(super) struct Place<T: Shared> {
     mapped: Arc<Mapped<T>>,
 }
 
+fn kind<T: Shared>() -> String {
+    match T::HAS_MUTEX {
+        true => format!("{} ({ABI})", T::KIND),
+        false => T::KIND.to_owned(),
+    }
+}
+
 struct Mapped<T: Shared> {
     there: NonNull<T>,
     segment: Arc<Segment>,
@@ -55,16 +66,21 @@ impl<T: Shared> Place<T> {
     /// # Errors
     /// When there is no memory, or no file can be opened.
     pub(super) fn new() -> Result<Self> {
-        let place = Self::of(Segment::anonymous(T::KIND, size_of::<T>())?)?;
+        let place = Self::of(Segment::anonymous(&kind::<T>(), size_of::<T>())?)?;
         // SAFETY: the segment is new, all zeros, and of that size; nobody else knows it.
         unsafe { T::init(place.mapped.there.as_ptr()) }
             .map_err(|error| Error::system(format!("cannot make a {}", T::KIND), error))?;
         Ok(place)
     }
 
+    /// Lets go of what is kept for handles that may be under way.
+    pub(super) fn unlink(&self) {
+        self.mapped.segment.forget_lent();
+    }
+
     fn of(segment: Arc<Segment>) -> Result<Self> {
         let there = NonNull::new(segment.as_ptr().cast::<T>())
-            .filter(|_| segment.len() >= size_of::<T>() && align_of::<T>() <= 128);
+            .filter(|_| segment.len() == size_of::<T>() && align_of::<T>() <= 128);
         let Some(there) = there else {
             return Err(Error::BadHandle {
                 endpoint: format!("a {}", T::KIND),
@@ -73,7 +89,7 @@ impl<T: Shared> Place<T> {
             });
         };
         // The kernel's list of what a thread holds goes through it.
-        // SAFETY: it is large enough. If it could not be made it is all zeros, which can be read.
+        // SAFETY: it is as large. If it could not be made it is all zeros, which can be read.
         segment.stays_if(|there| unsafe { &*there.cast::<T>() }.is_held_by_this_process());
         Ok(Self {
             mapped: Arc::new(Mapped { there, segment }),
@@ -85,7 +101,7 @@ impl<T: Shared> Deref for Place<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: it was made there before anybody had a handle, is at least as large, and stays while the segment is kept.
+        // SAFETY: it was made there before anybody had a handle, is as large, and stays while the segment is kept.
         unsafe { self.mapped.there.as_ref() }
     }
 }
@@ -107,7 +123,40 @@ impl<T: Shared> Serialize for Place<T> {
 
 impl<'de, T: Shared> Deserialize<'de> for Place<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let segment = Ticket::deserialize(deserializer)?.redeem(T::KIND);
+        let segment = Ticket::deserialize(deserializer)?.redeem(&kind::<T>());
         segment.and_then(Self::of).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::heritage::Mutex;
+
+    fn error(segment: &Arc<Segment>) -> Result<String> {
+        let bytes = rmp_serde::to_vec(&segment.lend()?).expect("it is a few numbers");
+        let place = rmp_serde::from_slice::<Place<Mutex>>(&bytes);
+        segment.forget_lent();
+        Ok(place
+            .err()
+            .map_or_else(String::new, |error| error.to_string()))
+    }
+
+    #[test]
+    fn what_another_c_library_or_layout_has_made_is_refused() -> Result<()> {
+        let size = size_of::<Mutex>();
+        assert_eq!(error(&Segment::anonymous(&kind::<Mutex>(), size)?)?, "");
+        let other = Segment::anonymous("sync::Lock (musl, 32 bits, layout 2)", size)?;
+        let why = error(&other)?;
+        assert!(
+            why.contains("is sync::Lock (musl, 32 bits, layout 2), and not"),
+            "{why}"
+        );
+        assert!(why.contains(ABI), "{why}");
+        for size in [size - 8, size + 8] {
+            let why = error(&Segment::anonymous(&kind::<Mutex>(), size)?)?;
+            assert!(why.contains("it has another size"), "{why}");
+        }
+        Ok(())
     }
 }

@@ -13,17 +13,31 @@
 //! - All its processes see each other's thread numbers: they are in one PID namespace.
 //! - They trust each other: the list's links are in the shared memory.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::here::here;
 use crate::error::{Error, Result};
 
 /// The same in glibc and musl; `libc` does not have it.
 const PTHREAD_MUTEX_ROBUST: libc::c_int = 1;
+
+/// Of the word that the kernel knows: the number of the thread. Part of its interface.
+const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
+
+/// What two programs must have in common to use one mutex, for the names of what contains one: a mutex is laid out as the C library of the
+/// program has it.
+pub(crate) const ABI: &str = match () {
+    () if cfg!(all(target_env = "gnu", target_pointer_width = "64")) => "gnu, 64 bits, layout 2",
+    () if cfg!(all(target_env = "musl", target_pointer_width = "64")) => "musl, 64 bits, layout 2",
+    () if cfg!(all(target_env = "gnu", target_pointer_width = "32")) => "gnu, 32 bits, layout 2",
+    () if cfg!(all(target_env = "musl", target_pointer_width = "32")) => "musl, 32 bits, layout 2",
+    () => "other, layout 2",
+};
 
 /// How often a waiter looks whether the holder has gone, before it sleeps. About the time that it takes to wake a sleeper: who holds it
 /// for moments only is done by then.
@@ -36,7 +50,7 @@ const PIECE: Duration = Duration::from_millis(100);
 #[repr(C)]
 pub(crate) struct RawMutex {
     mutex: UnsafeCell<libc::pthread_mutex_t>,
-    /// The [number](here) of the thread that holds it; 0: none does. Of a holder that was killed it stays.
+    /// The [number](here()) of the thread that holds it; 0: none does. Of a holder that was killed it stays.
     owner: AtomicU64,
     /// Whether a holder has died and nobody has said since that all is well.
     died: AtomicU32,
@@ -210,16 +224,27 @@ impl RawMutex {
         self.owner.load(Ordering::Relaxed) == here()
     }
 
-    /// Whether anybody holds it, at this moment. One that was killed does not.
+    /// Whether anybody holds it, at this moment. One that was killed, or whose thread has ended, does not. Only looks: nobody who tries to
+    /// have it fails because of this.
     pub(crate) fn is_held(&self) -> bool {
-        if self.owner.load(Ordering::Relaxed) == 0 {
-            return false;
+        match self.word() {
+            // The kernel takes the number of a thread that ends out of it.
+            Some(word) => word.load(Ordering::Relaxed) & FUTEX_TID_MASK != 0,
+            None => self.owner.load(Ordering::Relaxed) != 0,
         }
-        let is_free = self.try_acquire();
-        if is_free {
-            self.release();
-        }
-        !is_free
+    }
+
+    /// The word in which the kernel finds the number of the thread that holds it, as its list of robust mutexes says; where that is in
+    /// this system's mutex, if known.
+    fn word(&self) -> Option<&AtomicU32> {
+        let index = match () {
+            () if cfg!(target_env = "gnu") => 0,
+            () if cfg!(target_env = "musl") => 1,
+            () => return None,
+        };
+        const { assert!(size_of::<libc::pthread_mutex_t>() >= 2 * size_of::<u32>()) };
+        // SAFETY: it is inside of the mutex and aligned as its numbers are, and pthread and the kernel change it by atomic operations only.
+        Some(unsafe { AtomicU32::from_ptr(self.mutex.get().cast::<u32>().add(index)) })
     }
 
     /// Whether a thread of this process holds it, or has ended holding it: then its memory must stay where it is.
@@ -231,6 +256,11 @@ impl RawMutex {
     /// Whether a holder has died, and nobody has said [since](Self::forget_death) that all is well.
     pub(crate) fn died(&self) -> bool {
         self.died.load(Ordering::Relaxed) != 0
+    }
+
+    /// The same as what the death of a holder does.
+    pub(super) fn tell_of_death(&self) {
+        self.died.store(1, Ordering::Relaxed);
     }
 
     /// What was guarded is in order again.
@@ -283,32 +313,6 @@ fn later(clock: rustix::time::ClockId, time: Duration) -> libc::timespec {
 fn may_spin() -> bool {
     static SEVERAL: OnceLock<bool> = OnceLock::new();
     *SEVERAL.get_or_init(|| std::thread::available_parallelism().is_ok_and(|count| count.get() > 1))
-}
-
-thread_local! {
-    // No destructor, so that it can be read while a thread drops its other variables.
-    static HERE: Cell<u64> = const { Cell::new(0) };
-}
-
-/// This thread's number on this host, never 0: its process's random number, and the system's number for the thread, which is given again
-/// only when the thread has ended.
-#[inline]
-pub(crate) fn here() -> u64 {
-    match HERE.get() {
-        0 => first_here(),
-        here => here,
-    }
-}
-
-#[cold]
-fn first_here() -> u64 {
-    static PROCESS: OnceLock<u32> = OnceLock::new();
-    // Without randomness the process's number does nearly as well.
-    let process = *PROCESS.get_or_init(|| getrandom::u32().unwrap_or_else(|_| std::process::id()));
-    let thread = rustix::thread::gettid().as_raw_nonzero().get();
-    let here = u64::from(process) << 32 | thread as u64;
-    HERE.set(here);
-    here
 }
 
 #[cfg(test)]
@@ -371,6 +375,39 @@ mod tests {
             mutex.forget_death();
             assert!(mutex.release() && !mutex.died());
         }
+        Ok(())
+    }
+
+    #[test]
+    fn to_ask_whether_it_is_held_makes_nobody_fail_who_tries()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let (mutex, asks, done) = (mutex()?, AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::black_box(mutex.is_held());
+                    asks.store(true, Ordering::Relaxed);
+                }
+            });
+            while !asks.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            let had = (0..200_000)
+                .filter(|_| mutex.try_acquire() && mutex.is_held() && mutex.release())
+                .count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(had, 200_000, "nobody else wants it");
+        });
+        Ok(())
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_does_not_hold_it() -> Result<(), Box<dyn std::error::Error>> {
+        let mutex = mutex()?;
+        std::thread::spawn(|| mutex.acquire().map(|()| assert!(mutex.is_held())))
+            .join()
+            .map_err(|_| "it panicked")??;
+        assert!(!mutex.is_held());
         Ok(())
     }
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::deadline;
+use super::heritage::{Heir, Mutex, is_had};
 use super::place::{Place, Shared};
-use super::raw_mutex::RawMutex;
 use crate::error::{Error, Result};
 
 #[repr(C)]
 struct Inner {
-    mutex: RawMutex,
+    mutex: Mutex,
     /// How often the thread that holds it has acquired it. Read and written by that thread only.
     times: AtomicU32,
 }
@@ -26,7 +26,7 @@ unsafe impl Shared for Inner {
 
     unsafe fn init(place: *mut Self) -> io::Result<()> {
         // SAFETY: the caller's; for the number zeros are right.
-        unsafe { RawMutex::init(&raw mut (*place).mutex) }
+        unsafe { Mutex::init(&raw mut (*place).mutex) }
     }
 
     fn is_held_by_this_process(&self) -> bool {
@@ -67,7 +67,7 @@ impl RLock {
     }
 
     /// `take` is called when this thread does not hold it yet.
-    fn take(&self, take: impl FnOnce(&RawMutex) -> Result<bool>) -> Result<bool> {
+    fn take(&self, take: impl FnOnce(&Mutex) -> Result<bool>) -> Result<bool> {
         let times = &self.inner.times;
         if !self.is_mine() {
             let taken = take(&self.inner.mutex)?;
@@ -111,20 +111,20 @@ impl RLock {
     /// # Errors
     /// As [`lock`](Self::lock).
     pub fn acquire(&self) -> Result<()> {
-        self.take(|mutex| mutex.acquire_until(None)).map(drop)
+        self.take(|mutex| mutex.acquire_until(None, Heir::AnyTime))
+            .map(drop)
     }
 
     /// Holds it if no other thread does now; whether it does.
     #[must_use = "it may not be held"]
     pub fn try_acquire(&self) -> bool {
-        self.take(|mutex| Ok(mutex.try_acquire())).unwrap_or(false)
+        is_had(self.take(|mutex| mutex.try_acquire(Heir::AnyTime)))
     }
 
     /// As [`acquire`](Self::acquire), but waits for at most `time`; whether it is held.
     #[must_use = "it may not be held"]
     pub fn acquire_timeout(&self, time: Duration) -> bool {
-        self.take(|mutex| mutex.acquire_until(deadline(time)))
-            .unwrap_or(false)
+        is_had(self.take(|mutex| mutex.acquire_until(deadline(time), Heir::AnyTime)))
     }
 
     /// Takes back one `acquire`; the last one lets others have it.
@@ -148,8 +148,7 @@ impl RLock {
     /// Whether any thread of any process holds it, at this moment. One that was killed does not.
     #[must_use]
     pub fn locked(&self) -> bool {
-        // Held by this thread it could not be tried.
-        self.is_mine() || self.inner.mutex.is_held()
+        self.inner.mutex.is_held()
     }
 
     /// As [`Lock::holder_died`](super::Lock::holder_died).
@@ -179,9 +178,14 @@ impl RLock {
     /// # Errors
     /// When its memory was overwritten.
     pub(super) fn acquire_again(&self, times: u32) -> Result<()> {
-        self.inner.mutex.acquire()?;
+        self.inner.mutex.acquire_until(None, Heir::AnyTime)?;
         self.inner.times.store(times, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Says that no handle of it is under way: this process will not keep it for those. See [the module](super#how-long-it-lives).
+    pub fn unlink(&self) {
+        self.inner.unlink();
     }
 }
 

@@ -68,7 +68,8 @@ pub struct Semaphore {
 /// # Ok::<(), procession::Error>(())
 /// ```
 ///
-/// What a process had that dies is given back as there.
+/// What a process had that dies is given back as there, but this one never becomes a signal: a unit that a process releases without having acquired
+/// one by hand is taken to be one of those that another process has by hand.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BoundedSemaphore {
     units: Place<Units<true>>,
@@ -154,6 +155,12 @@ macro_rules! acquire {
             pub fn value(&self) -> usize {
                 self.units.left()
             }
+
+            /// Says that no handle of it is under way: this process will not keep it for those. See
+            /// [the module](super#how-long-it-lives).
+            pub fn unlink(&self) {
+                self.units.unlink();
+            }
         }
 
         impl fmt::Debug for $semaphore {
@@ -177,7 +184,7 @@ impl Semaphore {
 
     /// Gives so many units more; `usize::MAX` is as many as there can be.
     pub fn release_many(&self, units: usize) {
-        if !self.units.give(By::Hand, units) {
+        if !self.units.give(units) {
             // More than can be counted is as good as any number.
             self.units.fill();
         }
@@ -198,7 +205,7 @@ impl BoundedSemaphore {
     /// # Errors
     /// As [`release`](Self::release).
     pub fn release_many(&self, units: usize) -> Result<()> {
-        match self.units.give(By::Hand, units) {
+        match self.units.give(units) {
             true => Ok(()),
             false => Err(Error::ReleasedTooOften {
                 limit: self.units.limit(),

@@ -4,6 +4,9 @@
 //! is given back. What it *had* is clear for units of guards. A unit that was acquired by hand may be meant to be released by another
 //! process, as a signal is, and then nobody has it. So such units count as the process's for as long as nobody has released a unit
 //! that its process had not acquired; from then on they count as nobody's.
+//!
+//! A bounded semaphore is never a signal: what is released there was acquired by somebody. A unit that a process releases for another is
+//! taken off one that has some by hand, so that the units that are left and those that processes have are never more than there are.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +25,9 @@ const LEFT: usize = 0;
 const LIMIT: usize = 1;
 const IS_SIGNAL: usize = 2;
 const LOOKED: usize = 3;
-const FIRST: usize = 4;
+/// How many units were acquired by hand by processes that there was no place for.
+const BY_STRANGERS: usize = 4;
+const FIRST: usize = 5;
 // Of each process:
 const PID: usize = 0;
 const STARTED: usize = 1;
@@ -111,18 +116,51 @@ impl<const BOUNDED: bool> Units<BOUNDED> {
             || self.look() && take_now(&mut self.monitor.enter(), by)
     }
 
-    /// Gives so many back that were taken so, or more; `false` and nothing where there would be too many then.
-    pub(super) fn give(&self, by: By, units: usize) -> bool {
+    /// Gives back a unit that was taken for a guard. Where all are there already, because somebody has released it by hand, its process has
+    /// it no longer all the same.
+    fn give_back_of_guard(&self) {
+        let mut inside = self.monitor.enter();
+        if let Some(at) = place_of_this_process(&mut inside, false) {
+            let had = inside.get(at + BY_GUARD);
+            inside.set(at + BY_GUARD, had.saturating_sub(1));
+        }
+        let left = inside.get(LEFT);
+        let sum = left.saturating_add(1).min(inside.get(LIMIT));
+        inside.set(LEFT, sum);
+        self.more.ring(1);
+        if sum == left {
+            log::debug!("a semaphore was released more often than it was acquired");
+        }
+    }
+
+    /// Gives so many more, by hand; `false` and nothing where there would be too many then.
+    pub(super) fn give(&self, units: usize) -> bool {
         let mut inside = self.monitor.enter();
         let (left, limit) = (inside.get(LEFT), inside.get(LIMIT));
-        let Some(sum) = left
+        let is_possible = left
             .checked_add(units as u64)
-            .filter(|sum| *sum <= limit && usize::try_from(*sum).is_ok())
-        else {
+            .is_some_and(|sum| sum <= limit && usize::try_from(sum).is_ok());
+        if !is_possible {
             return false;
-        };
-        inside.set(LEFT, sum);
-        give_up(&mut inside, by, units as u64);
+        }
+        let mut units_left = units as u64;
+        if inside.get(IS_SIGNAL) == 0 {
+            let mine = place_of_this_process(&mut inside, false).map(|at| at + BY_HAND);
+            for at in mine.into_iter().chain([BY_STRANGERS]) {
+                units_left -= hand_back(&mut inside, at, units_left);
+            }
+            if BOUNDED && units_left > 0 {
+                for at in places() {
+                    units_left -= hand_back(&mut inside, at + BY_HAND, units_left);
+                    // Each for good: they may be more than can be undone. One that is killed now has given back some of them.
+                    inside.commit();
+                }
+            } else if units_left > 0 {
+                inside.set(IS_SIGNAL, 1);
+            }
+        }
+        let left = inside.get(LEFT);
+        inside.set(LEFT, left.saturating_add(units_left));
         self.more.ring(units);
         true
     }
@@ -193,9 +231,7 @@ pub(super) trait GiveBack: Send + Sync {
 
 impl<const BOUNDED: bool> GiveBack for Units<BOUNDED> {
     fn give_back(&self) {
-        if !self.give(By::Guard, 1) {
-            log::debug!("a semaphore was released more often than it was acquired");
-        }
+        self.give_back_of_guard();
     }
 }
 
@@ -205,28 +241,28 @@ fn take_now(inside: &mut Numbers<'_>, by: By) -> bool {
     };
     inside.set(LEFT, left);
     if by == By::Guard || inside.get(IS_SIGNAL) == 0 {
-        // Where there is no place any more, nobody has it.
-        if let Some(at) = place_of_this_process(inside, true) {
-            let had = inside.get(at + by.number());
-            inside.set(at + by.number(), had + 1);
+        let at = match place_of_this_process(inside, true) {
+            Some(at) => Some(at + by.number()),
+            None => (by == By::Hand).then_some(BY_STRANGERS),
+        };
+        if let Some(at) = at {
+            let had = inside.get(at);
+            inside.set(at, had + 1);
         }
     }
     true
 }
 
-/// This process has so many units less.
-fn give_up(inside: &mut Numbers<'_>, by: By, units: u64) {
-    if by == By::Hand && inside.get(IS_SIGNAL) != 0 {
-        return;
+/// Of the units that are known by that number at most so many are there again; how many it was.
+fn hand_back(inside: &mut Numbers<'_>, at: usize, most: u64) -> u64 {
+    let had = inside.get(at);
+    let units = had.min(most);
+    if units > 0 {
+        let left = inside.get(LEFT);
+        inside.set(at, had - units);
+        inside.set(LEFT, left.saturating_add(units));
     }
-    let at = place_of_this_process(inside, false);
-    let had = at.map_or(0, |at| inside.get(at + by.number()));
-    if let Some(at) = at {
-        inside.set(at + by.number(), had.saturating_sub(units));
-    }
-    if by == By::Hand && units > had {
-        inside.set(IS_SIGNAL, 1);
-    }
+    units
 }
 
 fn life_at(inside: &Numbers<'_>, at: usize) -> Life {
@@ -275,4 +311,97 @@ fn place_of_this_process(inside: &mut Numbers<'_>, make: bool) -> Option<usize> 
     };
     LAST.store(at, Ordering::Relaxed);
     Some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::sync::place::Place;
+
+    fn units<const BOUNDED: bool>(units: usize) -> crate::Result<Place<Units<BOUNDED>>> {
+        let place = Place::<Units<BOUNDED>>::new()?;
+        place.begin(units);
+        Ok(place)
+    }
+
+    /// As if a process that has ended had so many.
+    fn left_by_a_dead_one<const BOUNDED: bool>(units: &Units<BOUNDED>, guards: u64, hands: u64) {
+        let mut inside = units.monitor.enter();
+        let at = places()
+            .find(|at| has_none(&inside, *at) && life_at(&inside, *at) != Life::here())
+            .expect("there is room");
+        inside.set(at + PID, u64::from(u32::MAX >> 1));
+        inside.set(at + STARTED, 1);
+        inside.set(at + BY_GUARD, guards);
+        inside.set(at + BY_HAND, hands);
+        let left = inside.get(LEFT);
+        inside.set(LEFT, left - guards - hands);
+    }
+
+    fn bury_all<const BOUNDED: bool>(units: &Units<BOUNDED>) {
+        units.monitor.enter().set(LOOKED, 0);
+        units.look();
+    }
+
+    fn had<const BOUNDED: bool>(units: &Units<BOUNDED>, by: By) -> u64 {
+        let inside = units.monitor.enter();
+        places().map(|at| inside.get(at + by.number())).sum()
+    }
+
+    #[test]
+    fn a_guard_gives_up_its_unit_even_where_all_are_there_already() -> crate::Result<()> {
+        let units = units::<true>(1)?;
+        assert!(units.try_take(By::Guard));
+        assert!(units.give(1), "by hand, in its stead");
+        assert!(!units.give(1), "one is all");
+        units.give_back();
+        assert_eq!((units.left(), had(&units, By::Guard)), (1, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_release_too_many_does_not_take_from_a_bounded_one_what_the_dead_had() -> crate::Result<()>
+    {
+        let units = units::<true>(6)?;
+        left_by_a_dead_one(&units, 1, 2);
+        assert!(units.give(1), "that one had two by hand");
+        assert_eq!((units.left(), had(&units, By::Hand)), (4, 1));
+        bury_all(&units);
+        assert_eq!(
+            (units.left(), had(&units, By::Hand), had(&units, By::Guard)),
+            (6, 0, 0)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn many_units_of_many_processes_can_be_released_at_once() -> crate::Result<()> {
+        let units = units::<true>(100)?;
+        for _ in 0..40 {
+            left_by_a_dead_one(&units, 1, 1);
+        }
+        assert!(units.give(50), "forty by hand, and ten of guards");
+        assert_eq!((units.left(), had(&units, By::Hand)), (70, 0));
+        bury_all(&units);
+        assert_eq!(units.left(), 100, "and no more");
+        Ok(())
+    }
+
+    #[test]
+    fn units_beyond_the_processes_that_are_known_make_no_signal_of_it() -> crate::Result<()> {
+        let units = units::<false>(1000)?;
+        for _ in 0..PROCESSES {
+            left_by_a_dead_one(&units, 1, 1);
+        }
+        assert!(
+            units.try_take(By::Hand),
+            "by one that there is no place for"
+        );
+        assert!(units.give(1));
+        assert_eq!(units.monitor.enter().get(IS_SIGNAL), 0);
+        assert!(units.give(1), "which nobody had");
+        assert_eq!(units.monitor.enter().get(IS_SIGNAL), 1);
+        Ok(())
+    }
 }

@@ -106,12 +106,7 @@ impl Waiters {
 
     /// Whether whoever has this place was killed, or its thread has ended.
     fn is_dead(&self, place: usize) -> bool {
-        let alive = &self.beds[place].alive;
-        let is_dead = alive.try_acquire();
-        if is_dead {
-            alive.release();
-        }
-        is_dead
+        !self.beds[place].alive.is_held()
     }
 
     /// How many wait, or have not got the lock again.
@@ -122,38 +117,46 @@ impl Waiters {
     /// Notifies those `count` that have waited longest.
     pub(super) fn notify(&self, count: usize) {
         let mut inside = self.monitor.enter();
+        if inside.get(USED) == 0 {
+            return;
+        }
         let next = inside.get(NEXT_TICKET);
         self.notify_before(&mut inside, next, count);
     }
 
-    /// Only those whose ticket is lower than that.
+    /// Only those whose ticket is lower than that. What was changed before and is not committed is so for good together with the first
+    /// notify, or, where there is nobody to be notified, with the return.
     fn notify_before(&self, inside: &mut Numbers<'_>, end: u64, mut count: usize) {
-        if inside.get(USED) == 0 {
-            return;
-        }
         let mut waiting: Vec<_> = (0..LIMIT)
             .filter(|place| inside.get(state(*place)) == WAITS)
             .map(|place| (inside.get(ticket(place)), place))
             .filter(|(number, _)| *number < end)
             .collect();
         waiting.sort_unstable();
-        for (_, place) in waiting {
+        for (_, place) in &waiting {
             if count == 0 {
                 break;
             }
-            if self.is_dead(place) {
-                free(inside, place);
-            } else {
-                inside.set(state(place), IS_NOTIFIED);
-                // Whose stead it could be taken in.
-                inside.set(ticket(place), end);
-                count -= 1;
+            // Nothing is said of these for now: that would be for good before a notify is.
+            if self.is_dead(*place) {
+                continue;
             }
+            inside.set(state(*place), IS_NOTIFIED);
+            // Whose stead it could be taken in.
+            inside.set(ticket(*place), end);
+            count -= 1;
             // One by one, each for good: those who are called find it so.
             inside.commit();
-            let call = &self.beds[place].call;
+            let call = &self.beds[*place].call;
             call.store(1, Ordering::Relaxed);
             futex::wake(call, 1);
+        }
+        inside.commit();
+        for (_, place) in waiting {
+            if inside.get(state(place)) == WAITS && self.is_dead(place) {
+                free(inside, place);
+                inside.commit();
+            }
         }
     }
 
@@ -169,11 +172,11 @@ impl Waiters {
         inside.commit();
         for place in 0..LIMIT {
             if inside.get(state(place)) == IS_NOTIFIED && self.is_dead(place) {
-                free(&mut inside, place);
-                // Not one without the other; and nobody who came after the notify.
+                // Nobody who came after the notify.
                 let end = inside.get(ticket(place));
+                // The one is for good when the other is.
+                free(&mut inside, place);
                 self.notify_before(&mut inside, end, 1);
-                inside.commit();
             }
         }
     }
@@ -219,5 +222,65 @@ impl Waiter<'_> {
         }
         inside.commit();
         self.all.beds[self.place].alive.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    use crate::sync::place::Place;
+    use crate::sync::sudden_death::child_comes_to_its_end;
+
+    fn look(all: &Waiters) {
+        all.monitor.enter().set(LOOKED, 0);
+        all.look();
+    }
+
+    #[test]
+    fn a_notify_is_handed_on_once_wherever_who_hands_it_on_is_killed() -> crate::Result<()> {
+        for steps in 0.. {
+            let all = Place::<Waiters>::new()?;
+            let (come, go) = (Barrier::new(4), Barrier::new(4));
+            // The first is notified. All three end before they have the lock again.
+            let [first, second] = std::thread::scope(|scope| {
+                let three = [(); 3].map(|()| {
+                    scope.spawn(|| {
+                        all.join().expect("there is a place");
+                        come.wait();
+                        go.wait();
+                    })
+                });
+                come.wait();
+                let those_after = [(); 2].map(|()| all.join().expect("there is a place"));
+                all.notify(1);
+                go.wait();
+                // The scope alone would wait for what they do, and not for their ends.
+                for one in three {
+                    one.join().expect("it does not panic");
+                }
+                those_after
+            });
+            let notified = (0..LIMIT)
+                .find(|place| all.monitor.enter().get(state(*place)) == IS_NOTIFIED)
+                .expect("one was notified");
+            let is_done = child_comes_to_its_end(steps, || look(&all));
+            look(&all);
+            {
+                let inside = all.monitor.enter();
+                let states = [&first, &second].map(|waiter| inside.get(state(waiter.place)));
+                assert_eq!(states, [IS_NOTIFIED, WAITS], "after {steps} steps");
+                assert_ne!(inside.get(state(notified)), IS_NOTIFIED);
+            }
+            first.leave();
+            second.leave();
+            if is_done {
+                assert!(steps > 10, "it dies in the middle, too");
+                assert_eq!(all.count(), 0);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 }

@@ -34,6 +34,9 @@ pub fn base() -> Result<PathBuf, Error> {
     }
 }
 
+/// Below [`base`]: where names of shared memory are, if they cannot be where they belong. What is in it is locked in another way than here.
+pub(crate) const NAMES: &str = "shared";
+
 /// Makes a directory that only this user can look into, or sees that it is one.
 pub(crate) fn make_private(path: &Path, uid: u32) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
@@ -61,6 +64,9 @@ pub fn runs() -> Result<Vec<PathBuf>, Error> {
     let mut controls = Vec::new();
     for entry in fs::read_dir(&base).map_err(list)? {
         let dir = entry.map_err(list)?.path();
+        if dir.ends_with(NAMES) {
+            continue;
+        }
         for name in ["control", "results"] {
             let socket = dir.join(name);
             if !socket.exists() {
@@ -97,6 +103,9 @@ pub(crate) fn sweep() {
 
 /// Whether a killed program has left this folder.
 fn is_left(dir: &Path) -> bool {
+    if dir.ends_with(NAMES) {
+        return false;
+    }
     let alive = dir.join(ALIVE);
     // It was held before it had this name, so it is never young.
     let is_certain = alive.exists();
@@ -195,6 +204,20 @@ impl Drop for RuntimeDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_directory_of_names_is_never_left_whatever_the_names_are() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        for (name, is_ours) in [(NAMES, false), ("run", true)] {
+            let names = dir.path().join(name);
+            fs::create_dir(&names)?;
+            // Names of memory, held as such are: by a lock that is shared.
+            let held = fs::File::create_new(names.join(ALIVE))?;
+            rustix::fs::flock(&held, rustix::fs::FlockOperation::LockShared)?;
+            assert_eq!(is_left(&names), is_ours, "{name}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn a_folder_is_left_when_nobody_holds_its_locks() -> io::Result<()> {
