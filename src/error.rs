@@ -275,6 +275,18 @@ pub enum Error {
         /// The process.
         pid: u64,
     },
+    /// A lock that another process hosts is out of reach, and what this process held or waited for is lost.
+    #[error(
+        "lost the {what} at {endpoint}: {why}; if it was held here, others may have it since, and have a higher fencing number: acquire it again"
+    )]
+    LeaseLost {
+        /// A lock or a semaphore.
+        what: &'static str,
+        /// Where it is hosted.
+        endpoint: String,
+        /// What is known of it.
+        why: String,
+    },
     /// A lock was acquired by one thread more often than can be counted.
     #[error("this thread has acquired the lock {times} times without releasing it")]
     TooOften {
