@@ -2,11 +2,12 @@
 //! processes at once.
 //!
 //! `lock_speed WAY TIMES [PROCESSES]` prints how often a second, all processes together. Ways: `lock`, `rlock`, `semaphore` (of one
-//! unit), `parking-lot` (in one process only), `thread-lock` (in one process only).
+//! unit), `leased` (a lock for several hosts, over TCP on this one), `counter` (no lock: an atomic number in shared memory), `parking-lot` (in one process only), `thread-lock` (in one process only).
 
 use std::time::Instant;
 
-use procession::sync::{Barrier, Lock, RLock, Semaphore};
+use procession::shared::AtomicCounter;
+use procession::sync::{Barrier, LeasedLock, Lock, RLock, Semaphore};
 use procession::{Process, Result};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,8 @@ enum Way {
     Lock(Lock),
     RLock(RLock),
     Semaphore(Semaphore),
+    Leased(LeasedLock),
+    Counter(AtomicCounter),
 }
 
 impl Way {
@@ -33,6 +36,16 @@ impl Way {
             Self::Semaphore(semaphore) => {
                 for _ in 0..times {
                     drop(semaphore.lock());
+                }
+            }
+            Self::Leased(lock) => {
+                for _ in 0..times {
+                    lock.lock()?.release()?;
+                }
+            }
+            Self::Counter(counter) => {
+                for _ in 0..times {
+                    counter.add(1);
                 }
             }
         }
@@ -81,6 +94,11 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         "lock" => by_processes(&Way::Lock(Lock::new()?), times, processes)?,
         "rlock" => by_processes(&Way::RLock(RLock::new()?), times, processes)?,
         "semaphore" => by_processes(&Way::Semaphore(Semaphore::new(1)?), times, processes)?,
+        "leased" => {
+            let lock = Lock::bind("tcp://127.0.0.1:*")?;
+            by_processes(&Way::Leased(lock), times, processes)?
+        }
+        "counter" => by_processes(&Way::Counter(AtomicCounter::new(0)?), times, processes)?,
         "parking-lot" => {
             let mutex = std::hint::black_box(parking_lot::Mutex::new(()));
             here(times, || {

@@ -29,6 +29,9 @@
 //! | [`Event`] | go on when something has happened | |
 //! | [`Barrier`] | go on when all are here | it is [broken](Barrier) for all |
 //!
+//! **Between hosts**: [`Lock::bind`] and [`Lock::connect`], [`Semaphore::bind`] and [`Semaphore::connect`]. What they return is held under a lease
+//! that ends with the holder's life, with a fencing number: see [`LeasedLock`].
+//!
 //! Choose messages first: a [`Queue`](crate::Queue) needs no lock, and goes on working when the program is spread over hosts. These are for
 //! what is shared all the same: a file, a terminal, a device, memory. Between the threads of one process the ones of
 //! [`thread`](mod@crate::thread) do, which have the same names and methods; here `new` can fail, as it needs memory and a file descriptor.
