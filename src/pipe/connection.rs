@@ -120,6 +120,14 @@ impl<S, R> Connection<S, R> {
     where
         S: Serialize,
     {
+        self.send_until(value, None).map(drop)
+    }
+
+    /// As [`send`](Self::send), but gives up when the other end has made no room until then for a value that is not sent in parts; whether it was sent.
+    pub(crate) fn send_until(&self, value: &S, until: Option<Instant>) -> Result<bool>
+    where
+        S: Serialize,
+    {
         self.handle.check(Can::Receive)?;
         let mut frame = SCRATCH.take();
         frame.clear();
@@ -130,7 +138,7 @@ impl<S, R> Connection<S, R> {
                 what: format!("cannot encode {}", std::any::type_name::<S>()),
                 why: error.to_string(),
             })
-            .and_then(|()| self.put(What::Value, &frame));
+            .and_then(|()| self.put(What::Value, &frame, until));
         if frame.capacity() <= KEPT {
             SCRATCH.set(frame);
         }
@@ -138,12 +146,14 @@ impl<S, R> Connection<S, R> {
     }
 
     /// Sends a message, behind the kind byte.
-    fn put(&self, what: What, frame: &[u8]) -> Result<()> {
+    fn put(&self, what: What, frame: &[u8], until: Option<Instant>) -> Result<bool> {
         let handle = &self.handle;
         if frame.len() <= WHOLE + 1 {
-            handle.end.send_whole(|| handle.is_open(), frame)
+            handle.end.send_whole(|| handle.is_open(), frame, until)
         } else {
-            handle.end.send_long(|| handle.is_open(), what, &frame[1..])
+            let end = &handle.end;
+            end.send_long(|| handle.is_open(), what, &frame[1..])?;
+            Ok(true)
         }
     }
 
@@ -172,7 +182,7 @@ impl<S, R> Connection<S, R> {
         frame.clear();
         frame.push(What::Bytes.kinds().0);
         frame.extend_from_slice(bytes);
-        let sent = self.put(What::Bytes, &frame);
+        let sent = self.put(What::Bytes, &frame, None).map(drop);
         if frame.capacity() <= KEPT {
             SCRATCH.set(frame);
         }

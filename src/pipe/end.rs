@@ -169,15 +169,23 @@ impl End {
         Ok((inner, poller))
     }
 
-    /// Sends a whole message: kind byte and content.
-    pub(super) fn send_whole(&self, is_open: impl Fn() -> bool, frame: &[u8]) -> Result<()> {
+    /// Sends a whole message: kind byte and content. `false`: the other end has made no room for it until then.
+    pub(super) fn send_whole(
+        &self,
+        is_open: impl Fn() -> bool,
+        frame: &[u8],
+        until: Option<Instant>,
+    ) -> Result<bool> {
         let (mut inner, poller) = self.enter()?;
         loop {
             check(&inner, is_open())?;
             if !inner.sending && self.put(&mut inner, poller, frame)? {
-                return Ok(());
+                return Ok(true);
             }
-            inner = self.wait(inner, poller, None);
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return Ok(false);
+            }
+            inner = self.wait(inner, poller, until);
         }
     }
 

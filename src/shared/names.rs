@@ -35,7 +35,7 @@ const LONGEST: usize = 255;
 const TRIES: u32 = 1000;
 /// How long the directory may be locked by others, who do so for moments: then one of them has been stopped with it.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same, for who leaves: what it cannot remove the next one does.
+/// The same, where a program ends: what it cannot remove the next one does.
 pub(super) const PATIENCE_AT_THE_END: Duration = Duration::from_secs(1);
 
 /// # Errors
@@ -365,8 +365,7 @@ impl Holder {
 impl Drop for Holder {
     fn drop(&mut self) {
         let deadline = self.deadline;
-        let gate =
-            Gate::lock_until(deadline.unwrap_or_else(|| Instant::now() + PATIENCE_AT_THE_END));
+        let gate = Gate::lock_until(deadline.unwrap_or_else(|| Instant::now() + PATIENCE));
         if let Err(error) = &gate {
             log::debug!("leaves {} to others: {error}", self.path.display());
         }

@@ -18,12 +18,12 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use self::host::Host;
-use self::remote::{By, Held, Remote, Wait, of_endpoint};
+use self::remote::{By, Held, Remote, Wait, of_lock};
 use super::{Lock, Semaphore, deadline};
 use crate::error::{Error, Result};
 use crate::hub::host::{host_name, machine_id};
 use crate::pipeline::check_dial;
-use crate::wire::endpoint::{Endpoint, Transport};
+use crate::wire::endpoint::Endpoint;
 
 /// Of what is said.
 const VERSION: u32 = 1;
@@ -62,7 +62,7 @@ enum Request {
     Give { number: u64 },
     Add { number: u64, units: usize },
     Look { number: u64 },
-    Consistent { number: u64 },
+    Consistent { number: u64, held: u64 },
     Beat { number: u64 },
 }
 
@@ -72,7 +72,7 @@ enum Answer {
     Welcome {
         version: u32,
         kind: Kind,
-        lease: Duration,
+        id: u64,
     },
     Granted {
         number: u64,
@@ -100,9 +100,24 @@ enum Answer {
 struct Ticket {
     endpoint: String,
     kind: Kind,
+    /// Which lock it is: another one may be there later.
+    id: u64,
     machine: String,
     host: String,
     insecure: bool,
+}
+
+impl Ticket {
+    fn new(endpoint: &Endpoint, kind: Kind, id: u64, insecure: bool) -> Self {
+        Self {
+            endpoint: endpoint.to_string(),
+            kind,
+            id,
+            machine: machine_id(),
+            host: host_name(),
+            insecure,
+        }
+    }
 }
 
 /// What both are.
@@ -118,18 +133,11 @@ impl Leased {
     fn bind(endpoint: &str, insecure: bool, kind: Kind, units: usize) -> Result<Self> {
         let host = Host::new(endpoint, insecure, kind, units)?;
         let bound = host.endpoint();
-        let ticket = Ticket {
-            endpoint: bound.clone().with_host_if_any(&host_name()).to_string(),
-            kind,
-            machine: machine_id(),
-            host: host_name(),
-            insecure,
-        };
-        // Handles that come back here, and who connects from here, use the same.
         let here = bound.clone().with_host_if_any("127.0.0.1");
-        let remote = of_endpoint(&ticket.endpoint, kind, || (here, true));
+        let remote = of_lock(host.id(), || Remote::new(here, true, kind, Some(host.id())));
+        let endpoint = bound.clone().with_host_if_any(&host_name());
         Ok(Self {
-            ticket,
+            ticket: Ticket::new(&endpoint, kind, host.id(), insecure),
             remote,
             host: Some(Arc::new(host)),
         })
@@ -137,25 +145,24 @@ impl Leased {
 
     fn connect(endpoint: &str, insecure: bool, kind: Kind) -> Result<Self> {
         let endpoint: Endpoint = endpoint.parse()?;
-        let ticket = Ticket {
-            endpoint: endpoint.to_string(),
-            kind,
-            machine: machine_id(),
-            host: host_name(),
-            insecure,
-        };
-        let leased = Self::of_ticket(ticket)?;
-        leased.remote.connect(Wait::Until(None))?;
-        Ok(leased)
+        check_dial(&endpoint, insecure)?;
+        let remote = Remote::new(endpoint.clone(), insecure, kind, None);
+        let id = remote.connect()?;
+        Ok(Self {
+            ticket: Ticket::new(&endpoint, kind, id, insecure),
+            // Under another name it may be known here already.
+            remote: of_lock(id, || remote),
+            host: None,
+        })
     }
 
     fn of_ticket(ticket: Ticket) -> Result<Self> {
         let endpoint: Endpoint = ticket.endpoint.parse()?;
-        if endpoint.transport() != Transport::Tcp && ticket.machine != machine_id() {
+        if endpoint.is_this_machine() && ticket.machine != machine_id() {
             return Err(Error::BadHandle {
                 endpoint: endpoint.to_string(),
                 why: format!(
-                    "the {} is on {}, and its endpoint leads nowhere from {}; make it with bind(\"tcp://…\")",
+                    "the {} is on {}, and its endpoint leads nowhere from {}; make it with bind_insecure(\"tcp://*:PORT\")",
                     ticket.kind.name(),
                     ticket.host,
                     host_name()
@@ -163,8 +170,9 @@ impl Leased {
             });
         }
         check_dial(&endpoint, ticket.insecure)?;
-        let how = || (endpoint, ticket.insecure);
-        let remote = of_endpoint(&ticket.endpoint, ticket.kind, how);
+        let remote = of_lock(ticket.id, || {
+            Remote::new(endpoint, ticket.insecure, ticket.kind, Some(ticket.id))
+        });
         Ok(Self {
             ticket,
             remote,
@@ -243,8 +251,10 @@ impl<'de> Deserialize<'de> for Leased {
 ///
 /// It costs a round trip to acquire and one to release. Between processes of one host that have a common parent [`Lock::new`] needs none.
 ///
-/// A handle is a serde value: pass it to a child, or give others the endpoint. The lock ends with the last handle in the process that made it, and with that process; then
-/// all calls are [`Error::LeaseLost`], until somebody makes it again there. All processes that reach its endpoint can use it: see [`Lock::bind_insecure`].
+/// A handle is a serde value: pass it to a child, or give others the endpoint. The lock ends with the last handle in the process that made it, and with that process: calls
+/// under way are [`Error::LeaseLost`] then, later ones look for it for 30 seconds. When somebody makes one again there, handles that `connect` has returned go on with
+/// that one; handles that travelled are errors, as they belong to the one before. What a process holds by hand is given up when it drops its last handle. Some 500 processes can
+/// use one lock at a time. All processes that reach its endpoint can use it: see [`Lock::bind_insecure`].
 #[derive(Clone, Serialize, Deserialize)]
 pub struct LeasedLock {
     leased: Leased,
@@ -305,9 +315,9 @@ impl LeasedGuard<'_> {
     /// Says that what is guarded is in order, after the death of a holder.
     ///
     /// # Errors
-    /// [`Error::LeaseLost`].
+    /// [`Error::LeaseLost`] when it is not held any more.
     pub fn mark_consistent(&self) -> Result<()> {
-        self.remote.mark_consistent()
+        self.remote.mark_consistent(Some(self.held.number))
     }
 
     /// Gives it back, and says whether it was held until now, as dropping it cannot.
@@ -426,9 +436,9 @@ impl LeasedLock {
     /// # Errors
     /// [`Error::NotHeld`] when this thread does not hold it; [`Error::LeaseLost`] when others may have had it meanwhile.
     pub fn release(&self) -> Result<()> {
-        match self.leased.remote.number_of_mine() {
-            Some(number) => self.leased.remote.give(number),
-            None => Err(Error::NotHeld { what: "lock" }),
+        match self.leased.remote.give_mine()? {
+            true => Ok(()),
+            false => Err(Error::NotHeld { what: "lock" }),
         }
     }
 
@@ -451,9 +461,9 @@ impl LeasedLock {
     /// As [`LeasedGuard::mark_consistent`].
     ///
     /// # Errors
-    /// As [`lock`](Self::lock).
+    /// [`Error::NotHeld`] when this thread does not hold it; [`Error::LeaseLost`] when it does so no longer.
     pub fn mark_consistent(&self) -> Result<()> {
-        self.leased.remote.mark_consistent()
+        self.leased.remote.mark_consistent(None)
     }
 }
 
@@ -463,9 +473,9 @@ impl LeasedSemaphore {
     /// # Errors
     /// [`Error::LeaseLost`] when the unit may have been another's meanwhile, or the host is gone.
     pub fn release(&self) -> Result<()> {
-        match self.leased.remote.number_of_mine() {
-            Some(number) => self.leased.remote.give(number),
-            None => self.leased.remote.add(1),
+        match self.leased.remote.give_mine()? {
+            true => Ok(()),
+            false => self.leased.remote.add(1),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The process that keeps a lock: a thread that lets others in, and one for each of them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,16 +9,28 @@ use super::ledger::{Client, Grant, Ledger};
 use super::{Answer, Kind, LEASE, Request, VERSION};
 use crate::error::{Error, Result};
 use crate::pipe::{Connection, Listener};
+use crate::pipeline::random_id;
 use crate::wire::endpoint::Endpoint;
 
-type Link = Arc<Connection<Answer, Request>>;
+/// How long somebody may take to make room for an answer.
+const ROOM: Duration = Duration::from_secs(1);
+
+type Link = Arc<Guest>;
+
+struct Guest {
+    connection: Connection<Answer, Request>,
+    /// It does not read what it asks for.
+    is_sent_away: AtomicBool,
+}
 
 pub(super) struct Host {
     listener: Arc<Listener<Answer, Request>>,
     shared: Arc<Mutex<Shared>>,
+    id: u64,
 }
 
 struct Shared {
+    id: u64,
     kind: Kind,
     ledger: Ledger,
     clients: HashMap<Client, Link>,
@@ -25,17 +38,17 @@ struct Shared {
     is_over: bool,
 }
 
+/// What is to be said, to whom. It is said when nothing is locked any more: who does not read harms nobody else.
+type Said = Vec<(Link, Answer)>;
+
 impl Shared {
-    fn tell(&self, client: Client, answer: &Answer) {
-        if let Some(link) = self.clients.get(&client)
-            && let Err(error) = link.send(answer)
-        {
-            // Its own thread hears of that, too.
-            log::debug!("client {client} of a lock: {error}");
+    fn say(&self, said: &mut Said, client: Client, answer: Answer) {
+        if let Some(link) = self.clients.get(&client) {
+            said.push((Arc::clone(link), answer));
         }
     }
 
-    fn tell_all(&self, grants: impl IntoIterator<Item = Grant>) {
+    fn say_all(&self, said: &mut Said, grants: impl IntoIterator<Item = Grant>) {
         for grant in grants {
             let (client, number) = grant.to;
             let answer = Answer::Granted {
@@ -43,28 +56,29 @@ impl Shared {
                 fence: grant.fence,
                 holder_died: grant.holder_died,
             };
-            self.tell(client, &answer);
+            self.say(said, client, answer);
         }
     }
 
-    fn hear(&mut self, client: Client, request: Request) {
+    fn hear(&mut self, client: Client, request: Request) -> Said {
+        let mut said = Vec::new();
         match request {
             Request::Ask { number, waits } => {
                 let grant = self.ledger.ask((client, number), waits);
                 if grant.is_none() && !waits {
-                    self.tell(client, &Answer::Refused { number });
+                    self.say(&mut said, client, Answer::Refused { number });
                 }
-                self.tell_all(grant);
+                self.say_all(&mut said, grant);
             }
             Request::Withdraw { number } => {
                 if self.ledger.withdraw((client, number)) {
-                    self.tell(client, &Answer::Refused { number });
+                    self.say(&mut said, client, Answer::Refused { number });
                 }
             }
             Request::Give { number } => {
                 let grants = self.ledger.give((client, number));
-                self.tell(client, &Answer::Given { number });
-                self.tell_all(grants);
+                self.say(&mut said, client, Answer::Given { number });
+                self.say_all(&mut said, grants);
             }
             Request::Add { number, units } => {
                 // A lock has one, and that is all.
@@ -72,8 +86,8 @@ impl Shared {
                     Kind::Semaphore => self.ledger.add(units),
                     Kind::Lock => Vec::new(),
                 };
-                self.tell(client, &Answer::Given { number });
-                self.tell_all(grants);
+                self.say(&mut said, client, Answer::Given { number });
+                self.say_all(&mut said, grants);
             }
             Request::Look { number } => {
                 let answer = Answer::State {
@@ -81,20 +95,42 @@ impl Shared {
                     left: self.ledger.left(),
                     holder_died: self.ledger.holder_died(),
                 };
-                self.tell(client, &answer);
+                self.say(&mut said, client, answer);
             }
-            Request::Consistent { number } => {
-                self.ledger.is_consistent();
-                self.tell(client, &Answer::Given { number });
+            Request::Consistent { number, held } => {
+                let is_done = self.ledger.is_consistent((client, held));
+                let answer = match is_done {
+                    true => Answer::Given { number },
+                    false => Answer::Refused { number },
+                };
+                self.say(&mut said, client, answer);
             }
-            Request::Beat { number } => self.tell(client, &Answer::Beat { number }),
+            Request::Beat { number } => self.say(&mut said, client, Answer::Beat { number }),
         }
+        said
     }
 
-    fn gone(&mut self, client: Client) {
+    fn gone(&mut self, client: Client) -> Said {
+        let mut said = Vec::new();
         if self.clients.remove(&client).is_some() {
             let grants = self.ledger.gone(client);
-            self.tell_all(grants);
+            self.say_all(&mut said, grants);
+        }
+        said
+    }
+}
+
+/// Says it. Who has made no room for it in that time does not read what it asks for, and is sent away, by its own thread.
+fn say(said: Said) {
+    for (link, answer) in said {
+        if link.is_sent_away.load(Ordering::Relaxed) {
+            continue;
+        }
+        let until = Some(Instant::now() + ROOM);
+        match link.connection.send_until(&answer, until) {
+            Ok(true) => {}
+            Ok(false) => link.is_sent_away.store(true, Ordering::Relaxed),
+            Err(error) => log::debug!("a process that uses a lock: {error}"),
         }
     }
 }
@@ -109,10 +145,12 @@ impl Host {
             true => Listener::bind_insecure(endpoint)?,
             false => Listener::bind(endpoint)?,
         });
+        let id = random_id()?;
         // Rises over restarts: no host makes a grant each nanosecond.
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         let fence = since_1970.map_or(0, |time| time.as_nanos() as u64);
         let shared = Arc::new(Mutex::new(Shared {
+            id,
             kind,
             ledger: Ledger::new(units, fence),
             clients: HashMap::new(),
@@ -133,7 +171,15 @@ impl Host {
                 }
             }
         })?;
-        Ok(Self { listener, shared })
+        Ok(Self {
+            listener,
+            shared,
+            id,
+        })
+    }
+
+    pub(super) const fn id(&self) -> u64 {
+        self.id
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -150,7 +196,7 @@ impl Drop for Host {
         drop(shared);
         // Their threads see that, and end.
         for link in clients.values() {
-            link.close();
+            link.connection.close();
         }
     }
 }
@@ -164,7 +210,10 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
 }
 
 fn let_in(shared: &Arc<Mutex<Shared>>, connection: Connection<Answer, Request>) {
-    let link = Arc::new(connection);
+    let link = Arc::new(Guest {
+        connection,
+        is_sent_away: AtomicBool::new(false),
+    });
     let mut state = lock(shared);
     if state.is_over {
         return;
@@ -175,16 +224,21 @@ fn let_in(shared: &Arc<Mutex<Shared>>, connection: Connection<Answer, Request>) 
     let welcome = Answer::Welcome {
         version: VERSION,
         kind: state.kind,
-        lease: LEASE,
+        id: state.id,
     };
-    state.tell(client, &welcome);
+    let mut said = Vec::new();
+    state.say(&mut said, client, welcome);
     drop(state);
     let of_thread = Arc::clone(shared);
     let spawned = spawn("lock-client", move || {
-        let why = attend(&of_thread, client, &link);
-        log::debug!("client {client} of a lock is gone: {why}");
-        lock(&of_thread).gone(client);
-        link.close();
+        say(said);
+        // Where it was closed here, the lock ends: nobody gets what others have.
+        if let Some(why) = attend(&of_thread, client, &link) {
+            log::debug!("client {client} of a lock is gone: {why}");
+            let said = lock(&of_thread).gone(client);
+            say(said);
+            link.connection.close();
+        }
     });
     if let Err(error) = spawned {
         log::warn!("one who wants to use the lock is sent away: {error}");
@@ -192,32 +246,37 @@ fn let_in(shared: &Arc<Mutex<Shared>>, connection: Connection<Answer, Request>) 
     }
 }
 
-/// Does what a client says, until it is gone; why it is.
-fn attend(shared: &Mutex<Shared>, client: Client, link: &Link) -> String {
+/// Does what a client says, until it is gone; why it is, unless this process has closed the connection.
+fn attend(shared: &Mutex<Shared>, client: Client, link: &Link) -> Option<String> {
     let mut heard = Instant::now();
     loop {
         let left = LEASE.saturating_sub(heard.elapsed());
         // Also when it is late: this process may have been stopped, and what was said meanwhile counts.
-        match link.recv_timeout(left) {
+        let request = match link.connection.recv_timeout(left) {
+            Ok(None) if heard.elapsed() >= LEASE => link.connection.try_recv(),
+            other => other,
+        };
+        if link.is_sent_away.load(Ordering::Relaxed) {
+            log::warn!(
+                "a process that uses the lock does not read what it is told, and is sent away"
+            );
+            return Some("it does not read".to_owned());
+        }
+        match request {
             Ok(Some(request)) => {
                 heard = Instant::now();
-                lock(shared).hear(client, request);
+                let said = lock(shared).hear(client, request);
+                say(said);
             }
             Ok(None) if heard.elapsed() < LEASE => {}
-            Ok(None) => match link.try_recv() {
-                Ok(Some(request)) => {
-                    heard = Instant::now();
-                    lock(shared).hear(client, request);
-                }
-                Ok(None) => {
-                    log::warn!(
-                        "a process that uses the lock was not heard for {LEASE:?}; what it held goes to others"
-                    );
-                    return "not heard".to_owned();
-                }
-                Err(error) => return error.to_string(),
-            },
-            Err(error) => return error.to_string(),
+            Ok(None) => {
+                log::warn!(
+                    "a process that uses the lock was not heard for {LEASE:?}; what it held goes to others"
+                );
+                return Some("not heard".to_owned());
+            }
+            Err(Error::ConnectionClosed) => return None,
+            Err(error) => return Some(error.to_string()),
         }
     }
 }

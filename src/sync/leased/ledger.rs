@@ -109,9 +109,11 @@ impl Ledger {
         self.holder_died
     }
 
-    /// What is guarded is in order again.
-    pub(super) fn is_consistent(&mut self) {
-        self.holder_died = false;
+    /// One who holds a unit says that what is guarded is in order again; whether it does.
+    pub(super) fn is_consistent(&mut self, request: Request) -> bool {
+        let is_held = self.held.contains_key(&request);
+        self.holder_died &= !is_held;
+        is_held
     }
 }
 
@@ -170,7 +172,8 @@ mod tests {
         assert_eq!(to(&grants), [(2, 1)], "the dead one waits no longer");
         assert!(grants[0].holder_died && ledger.holder_died());
         assert_eq!(ledger.left(), 1);
-        ledger.is_consistent();
+        assert!(!ledger.is_consistent((1, 1)) && ledger.holder_died());
+        assert!(ledger.is_consistent((2, 1)));
         assert_eq!(ledger.gone(3), []);
         assert!(!ledger.holder_died(), "that one had nothing");
     }

@@ -30,6 +30,8 @@ pub(super) enum Wait {
 pub(super) enum By {
     Guard,
     Hand,
+    /// It is no unit.
+    Question,
 }
 
 /// A unit that is held.
@@ -44,6 +46,8 @@ pub(super) struct Remote {
     pub(super) kind: Kind,
     endpoint: Endpoint,
     insecure: bool,
+    /// Which lock it is; none: whichever is there.
+    id: Option<u64>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -62,9 +66,19 @@ struct State {
 /// A connection.
 struct Up {
     number: u64,
+    /// Of the lock.
+    id: u64,
     link: Link,
     /// Until then the host will not give to others what is held here.
-    lease_until: Instant,
+    lease_until: Now,
+}
+
+/// A time, by a clock that goes on while the machine is suspended: since it was started.
+type Now = Duration;
+
+fn now() -> Now {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// A request that somebody here still cares about.
@@ -91,16 +105,22 @@ enum Fate {
 impl State {
     fn is_valid(&self) -> bool {
         let link = self.link.as_ref();
-        link.is_some_and(|up| Instant::now() < up.lease_until)
+        link.is_some_and(|up| now() < up.lease_until)
     }
 }
 
 impl Remote {
-    pub(super) fn new(endpoint: Endpoint, insecure: bool, kind: Kind) -> Arc<Self> {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        insecure: bool,
+        kind: Kind,
+        id: Option<u64>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             kind,
             endpoint,
             insecure,
+            id,
             state: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -118,40 +138,46 @@ impl Remote {
         }
     }
 
-    /// Connects, unless it is.
-    pub(super) fn connect(self: &Arc<Self>, wait: Wait) -> Result<()> {
-        self.connected(wait).map(drop)
+    /// Connects, unless it is; which lock it is.
+    pub(super) fn connect(self: &Arc<Self>) -> Result<u64> {
+        let state = self.connected(Wait::Until(None))?;
+        Ok(state.link.as_ref().map_or(0, |up| up.id))
     }
 
     fn connected(self: &Arc<Self>, wait: Wait) -> Result<MutexGuard<'_, State>> {
-        let now = Instant::now();
+        let begun = Instant::now();
         let patience = match wait {
             Wait::No => GLANCE,
             Wait::Until(until) => until.map_or(PATIENCE, |until| {
-                until.saturating_duration_since(now).clamp(GLANCE, PATIENCE)
+                let left = until.saturating_duration_since(begun);
+                left.clamp(GLANCE, PATIENCE)
             }),
         };
         self.notice();
         let mut state = self.lock();
         while state.link.is_none() && state.is_dialling {
-            state = self.sleep(state, None);
+            if begun.elapsed() >= patience {
+                return Err(self.nobody(patience, "is its host running?"));
+            }
+            state = self.sleep(state, Some(begun + patience));
         }
         if state.link.is_some() {
             return Ok(state);
         }
         state.is_dialling = true;
         drop(state);
-        let dialled = self.dial(now + patience);
+        let dialled = self.dial(begun, patience);
         state = self.lock();
         state.is_dialling = false;
         self.changed.notify_all();
-        let link = dialled?;
+        let (link, id) = dialled?;
         state.links += 1;
         let number = state.links;
         // Whatever is granted was asked for after this, and heard by the host after this.
-        let lease_until = Instant::now() + LEASE;
+        let lease_until = now() + LEASE;
         state.link = Some(Up {
             number,
+            id,
             link: Arc::clone(&link),
             lease_until,
         });
@@ -168,42 +194,57 @@ impl Remote {
         Ok(state)
     }
 
-    fn dial(&self, until: Instant) -> Result<Link> {
+    fn nobody(&self, waited: Duration, advice: &str) -> Error {
+        Error::NobodyThere {
+            who: "client",
+            endpoint: self.endpoint.to_string(),
+            waited,
+            advice: advice.to_owned(),
+        }
+    }
+
+    fn dial(&self, begun: Instant, patience: Duration) -> Result<(Link, u64)> {
         let endpoint = self.endpoint.to_string();
-        let left = || until.saturating_duration_since(Instant::now());
+        let left = || patience.saturating_sub(begun.elapsed());
         let connection = match self.insecure {
-            true => Client::connect_insecure(&endpoint, left())?,
-            false => Client::connect_timeout(&endpoint, left())?,
+            true => Client::connect_insecure(&endpoint, left()),
+            false => Client::connect_timeout(&endpoint, left()),
+        };
+        let connection = connection.map_err(|error| match error {
+            Error::NobodyThere { .. } => self.nobody(patience, "is its host running?"),
+            other => other,
+        })?;
+        let bad = |why: String| Error::BadHandle {
+            endpoint: endpoint.clone(),
+            why,
         };
         let strange = |why: String| Error::Connect {
             endpoint: endpoint.clone(),
             why: format!("what listens there is no {}: {why}", self.kind.name()),
         };
         match connection.recv_timeout(left().max(GLANCE)) {
-            Ok(Some(Answer::Welcome {
-                version: VERSION,
-                kind,
-                ..
-            })) if kind == self.kind => Ok(Arc::new(connection)),
-            Ok(Some(Answer::Welcome {
-                version: VERSION,
-                kind,
-                ..
-            })) => Err(Error::BadHandle {
-                endpoint,
-                why: format!(
-                    "a {0} is there; connect with {0}::connect",
-                    kind.type_name()
-                ),
-            }),
-            Ok(Some(Answer::Welcome { version, .. })) => Err(Error::BadHandle {
-                endpoint,
-                why: format!(
-                    "the host speaks version {version} of what is said about locks, and this program {VERSION}"
-                ),
-            }),
+            Ok(Some(Answer::Welcome { version, .. })) if version != VERSION => Err(bad(format!(
+                "the host speaks version {version} of what is said about locks, and this program {VERSION}"
+            ))),
+            Ok(Some(Answer::Welcome { kind, .. })) if kind != self.kind => Err(bad(format!(
+                "a {0} is there; connect with {0}::connect",
+                kind.type_name()
+            ))),
+            Ok(Some(Answer::Welcome { id, .. })) if self.id.is_some_and(|mine| mine != id) => {
+                Err(bad(format!(
+                    "the {} of this handle has ended, and another one is there now; connect to that one with its endpoint",
+                    self.kind.name()
+                )))
+            }
+            Ok(Some(Answer::Welcome { id, .. })) => Ok((Arc::new(connection), id)),
             Ok(Some(other)) => Err(strange(format!("it says {other:?}"))),
-            Ok(None) => Err(strange("it says nothing".to_owned())),
+            Ok(None) => Err(self.nobody(
+                patience,
+                "somebody is there, and does not answer; is it stopped?",
+            )),
+            Err(Error::EndOfFile | Error::BrokenPipe) => {
+                Err(self.nobody(patience, "its host is ending"))
+            }
             Err(error) => Err(strange(error.to_string())),
         }
     }
@@ -277,7 +318,7 @@ impl Remote {
 
     /// Makes a request that the host answers at once.
     fn ask(self: &Arc<Self>, make: impl FnOnce(u64) -> Request) -> Result<Fate> {
-        let number = self.begin(By::Hand, Wait::Until(None), make)?;
+        let number = self.begin(By::Question, Wait::Until(None), make)?;
         let fate = self.fate(number, None);
         self.forget(number);
         match fate {
@@ -289,19 +330,18 @@ impl Remote {
 
     /// A unit, if there is one in time.
     pub(super) fn acquire(self: &Arc<Self>, by: By, wait: Wait) -> Result<Option<Held>> {
-        if self.kind == Kind::Lock {
-            let me = std::thread::current().id();
-            self.notice();
-            let mut state = self.lock();
-            let mut open = state.open.values();
-            if open.any(|open| open.thread == me && matches!(open.fate, Fate::Granted(_))) {
-                return Err(Error::HeldAlready);
-            }
-            // What this thread had lost is forgotten: it begins anew.
-            let is_lost = |open: &Open| matches!(open.fate, Fate::Lost(_));
-            (state.open)
-                .retain(|_, open| open.thread != me || open.by == By::Guard || !is_lost(open));
+        self.notice();
+        let me = std::thread::current().id();
+        let mut state = self.lock();
+        let mut open = state.open.values();
+        let is_mine = |open: &Open| open.thread == me && matches!(open.fate, Fate::Granted(_));
+        if self.kind == Kind::Lock && open.any(is_mine) {
+            return Err(Error::HeldAlready);
         }
+        // What this thread had by hand and has lost is forgotten: it begins anew.
+        let is_lost = |open: &Open| matches!(open.fate, Fate::Lost(_));
+        (state.open).retain(|_, open| open.thread != me || open.by != By::Hand || !is_lost(open));
+        drop(state);
         let waits = matches!(wait, Wait::Until(_));
         let number = self.begin(by, wait, |number| Request::Ask { number, waits })?;
         let until = match wait {
@@ -312,6 +352,14 @@ impl Remote {
             self.say(&self.lock(), &Request::Withdraw { number });
             self.fate(number, None)
         });
+        let fate = match fate {
+            // It may have been granted long ago, to a process that was stopped.
+            Some(Fate::Granted(_)) => {
+                self.notice();
+                self.fate(number, None)
+            }
+            other => other,
+        };
         match fate {
             Some(Fate::Granted(held)) => return Ok(Some(held)),
             Some(Fate::Lost(why)) => {
@@ -324,13 +372,45 @@ impl Remote {
         Ok(None)
     }
 
-    /// Gives back what is held under that number.
+    /// Gives back what is held under that number, unless it was given back by hand.
     pub(super) fn give(&self, number: u64) -> Result<()> {
+        self.give_one(|_| Some(number)).map(drop)
+    }
+
+    /// Gives back what was acquired here: by this thread, if it is a lock; by hand, if it is a semaphore, by this thread rather than by others. Whether
+    /// there was something.
+    pub(super) fn give_mine(&self) -> Result<bool> {
+        self.give_one(|state| self.mine(state))
+    }
+
+    fn mine(&self, state: &State) -> Option<u64> {
+        let me = std::thread::current().id();
+        let is_one = |open: &Open| match self.kind {
+            Kind::Lock => open.by != By::Question && open.thread == me,
+            Kind::Semaphore => open.by == By::Hand,
+        };
+        let rank = |open: &Open| {
+            let is_lost = match open.fate {
+                Fate::Granted(_) => false,
+                Fate::Lost(_) => true,
+                _ => return None,
+            };
+            Some((open.thread != me, is_lost, open.by != By::Hand))
+        };
+        let open = state.open.iter().filter(|(_, open)| is_one(open));
+        let ranked = open.filter_map(|(&number, open)| Some((rank(open)?, number)));
+        ranked.min().map(|(_, number)| number)
+    }
+
+    fn give_one(&self, choose: impl FnOnce(&State) -> Option<u64>) -> Result<bool> {
         self.notice();
         let mut state = self.lock();
-        let Some(open) = state.open.get_mut(&number) else {
-            // It was given back by hand.
-            return Ok(());
+        let number = choose(&state);
+        let Some((number, open)) = number.and_then(|number| {
+            let open = state.open.get_mut(&number)?;
+            Some((number, open))
+        }) else {
+            return Ok(false);
         };
         if let Fate::Lost(why) = std::mem::replace(&mut open.fate, Fate::Waits) {
             state.open.remove(&number);
@@ -343,23 +423,8 @@ impl Remote {
         self.forget(number);
         match fate {
             Some(Fate::Lost(why)) => Err(self.lost(why)),
-            _ => Ok(()),
+            _ => Ok(true),
         }
-    }
-
-    /// The number of what was acquired here: by this thread, if it is a lock; the first that was acquired by hand, if it is a semaphore.
-    pub(super) fn number_of_mine(&self) -> Option<u64> {
-        let me = std::thread::current().id();
-        let state = self.lock();
-        let mut open = state.open.iter();
-        let is_mine = |open: &Open| match self.kind {
-            Kind::Lock => open.thread == me,
-            Kind::Semaphore => open.by == By::Hand,
-        };
-        let found = open.find(|(_, open)| {
-            is_mine(open) && matches!(open.fate, Fate::Granted(_) | Fate::Lost(_))
-        });
-        found.map(|(&number, _)| number)
     }
 
     pub(super) fn is_held(&self, number: u64) -> bool {
@@ -380,13 +445,27 @@ impl Remote {
         }
     }
 
-    pub(super) fn mark_consistent(self: &Arc<Self>) -> Result<()> {
-        self.ask(|number| Request::Consistent { number }).map(drop)
+    /// One who holds it says that what is guarded is in order: under that number, or this thread.
+    pub(super) fn mark_consistent(self: &Arc<Self>, held: Option<u64>) -> Result<()> {
+        let not_held = Error::NotHeld {
+            what: self.kind.name(),
+        };
+        let held = held.or_else(|| self.mine(&self.lock())).ok_or(not_held)?;
+        match self.ask(|number| Request::Consistent { number, held })? {
+            Fate::Refused => Err(self.lost("it is not held any more".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     fn hear(&self, link: u64, answer: Answer) {
         let mut state = self.lock();
-        if state.link.as_ref().is_none_or(|up| up.number != link) {
+        let Some(up) = state.link.as_ref().filter(|up| up.number == link) else {
+            return;
+        };
+        if up.lease_until <= now() {
+            // Whatever it says was said before it gave up this process.
+            drop(state);
+            self.end(link, &silence());
             return;
         }
         let (number, fate) = match answer {
@@ -426,7 +505,7 @@ impl Remote {
     /// Begins anew if the lease is over and the thread that keeps it has not noticed yet: it was stopped, with all others of the process.
     fn notice(&self) {
         let state = self.lock();
-        let over = (state.link.as_ref()).filter(|up| up.lease_until <= Instant::now());
+        let over = (state.link.as_ref()).filter(|up| up.lease_until <= now());
         let number = over.map(|up| up.number);
         drop(state);
         if let Some(number) = number {
@@ -435,7 +514,7 @@ impl Remote {
     }
 
     /// The lease lasts until then.
-    fn prolong(&self, link: u64, until: Instant) {
+    fn prolong(&self, link: u64, until: Now) {
         let mut state = self.lock();
         if let Some(up) = state.link.as_mut().filter(|up| up.number == link) {
             up.lease_until = until;
@@ -445,8 +524,10 @@ impl Remote {
     /// The connection is of no use any more.
     fn end(&self, link: u64, why: &str) {
         let mut state = self.lock();
-        if state.link.as_ref().is_some_and(|up| up.number == link) {
-            state.link = None;
+        if let Some(up) = state.link.take_if(|up| up.number == link) {
+            // So that the host knows at once. It may take a while, and nobody waits for it.
+            let closes = std::thread::Builder::new().name("lock-close".to_owned());
+            let _ = closes.spawn(move || up.link.close());
             for open in state.open.values_mut() {
                 if matches!(open.fate, Fate::Waits | Fate::Granted(_)) {
                     open.fate = Fate::Lost(why.to_owned());
@@ -476,21 +557,21 @@ fn silence() -> String {
 fn keep(lock: &Weak<Remote>, number: u64, link: &Link) {
     let mut beats = VecDeque::new();
     let mut beat = 0;
-    let mut next_beat = Instant::now();
+    let mut next_beat = now();
     let mut lease_until = next_beat + LEASE;
     let why = loop {
-        let now = Instant::now();
-        if now >= next_beat {
+        let begun = now();
+        if begun >= next_beat {
             beat += 1;
-            next_beat = now + BEAT;
+            next_beat = begun + BEAT;
             // A time before it was said.
-            beats.push_back((beat, now));
+            beats.push_back((beat, begun));
             if let Err(error) = link.send(&Request::Beat { number: beat }) {
                 break why_lost(error);
             }
         }
         let until = next_beat.min(lease_until);
-        let answer = match link.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        let answer = match link.recv_timeout(until.saturating_sub(now())) {
             Ok(answer) => answer,
             Err(error) => break why_lost(error),
         };
@@ -508,7 +589,7 @@ fn keep(lock: &Weak<Remote>, number: u64, link: &Link) {
                 lock.prolong(number, lease_until);
             }
             Some(answer) => lock.hear(number, answer),
-            None if Instant::now() >= lease_until => break silence(),
+            None if now() >= lease_until => break silence(),
             None => {}
         }
     };
@@ -527,26 +608,18 @@ fn why_lost(error: Error) -> String {
     }
 }
 
-/// What this process has of the locks that it uses, by endpoint.
-static OPEN: Mutex<Option<HashMap<Name, Weak<Remote>>>> = Mutex::new(None);
+/// What this process has of the locks that it uses, by what they are.
+static OPEN: Mutex<Option<HashMap<u64, Weak<Remote>>>> = Mutex::new(None);
 
-type Name = (String, Kind);
-
-/// The one there is of this name, or a new one; `how` it connects, and whether it may connect beyond this machine.
-pub(super) fn of_endpoint(
-    name: &str,
-    kind: Kind,
-    how: impl FnOnce() -> (Endpoint, bool),
-) -> Arc<Remote> {
+/// The one there is of this lock, or this one.
+pub(super) fn of_lock(id: u64, make: impl FnOnce() -> Arc<Remote>) -> Arc<Remote> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let table = open.get_or_insert_with(HashMap::new);
     table.retain(|_, remote| remote.strong_count() > 0);
-    let key = (name.to_owned(), kind);
-    if let Some(remote) = table.get(&key).and_then(Weak::upgrade) {
+    if let Some(remote) = table.get(&id).and_then(Weak::upgrade) {
         return remote;
     }
-    let (endpoint, insecure) = how();
-    let remote = Remote::new(endpoint, insecure, kind);
-    table.insert(key, Arc::downgrade(&remote));
+    let remote = make();
+    table.insert(id, Arc::downgrade(&remote));
     remote
 }
