@@ -126,8 +126,12 @@ impl Mutex {
         // In this order, which a process that is killed keeps: who finds that it is held finds by whom. Half of it, over what the one before has
         // left, is nobody who lives.
         let here = Life::here();
-        self.pid.store(here.pid, Ordering::Release);
-        self.started.store(here.started, Ordering::Release);
+        if self.pid.load(Ordering::Relaxed) != here.pid
+            || self.started.load(Ordering::Relaxed) != here.started
+        {
+            self.pid.store(here.pid, Ordering::Release);
+            self.started.store(here.started, Ordering::Release);
+        }
         self.state.store(HELD, Ordering::Release);
         Claim::Granted
     }
@@ -168,7 +172,7 @@ impl Mutex {
         }
         // Before, because afterwards it is another's.
         self.state.store(FREE, Ordering::Release);
-        self.raw.release()
+        self.raw.release_mine()
     }
 
     /// As [`RawMutex::is_mine`].

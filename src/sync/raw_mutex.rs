@@ -209,9 +209,12 @@ impl RawMutex {
     /// Lets others have it; `false` when this thread does not hold it.
     #[inline]
     pub(crate) fn release(&self) -> bool {
-        if !self.is_mine() {
-            return false;
-        }
+        self.is_mine() && self.release_mine()
+    }
+
+    /// The same, by a thread that knows that it holds it.
+    #[inline]
+    pub(super) fn release_mine(&self) -> bool {
         // Before, because afterwards it is another's.
         self.owner.store(0, Ordering::Relaxed);
         // SAFETY: as in `attempt`. If this thread does not hold it after all, that is an error and nothing happens.
