@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 /// What is polled for at most, whatever a wake-up seems to cost.
 const LONGEST: Duration = Duration::from_micros(100);
-/// What is still tried now and then.
-const SHORTEST: Duration = Duration::from_micros(1);
+/// What is still tried: what it takes to answer one who polls.
+const SHORTEST: Duration = Duration::from_micros(4);
+/// One of so many times in vain it is tried for longest. Where both ends sleep, an answer takes a wake-up of the other end's and more: neither would
+/// see otherwise that polling pays if both do.
+const PROBE: u32 = 16;
 /// A look takes far less; whoever was away for longer had its core taken.
 const PREEMPTED: Duration = Duration::from_micros(20);
 /// So many sleeps without polling after that.
@@ -17,6 +20,8 @@ const REST: u32 = 64;
 pub(crate) struct Spin {
     budget: Duration,
     rest: u32,
+    /// So many times in vain.
+    vain: u32,
 }
 
 impl Spin {
@@ -24,6 +29,7 @@ impl Spin {
         Self {
             budget: LONGEST,
             rest: 0,
+            vain: 0,
         }
     }
 
@@ -37,13 +43,20 @@ impl Spin {
             self.rest -= 1;
             return false;
         }
-        let budget = self.budget.min(cost);
+        let probes = self.vain % PROBE == PROBE - 1;
+        let budget = if probes {
+            LONGEST
+        } else {
+            self.budget.min(cost)
+        };
         let since = Instant::now();
         let mut looked = since;
         loop {
             for _ in 0..16 {
                 if sees_some() {
-                    self.budget = (self.budget * 2).clamp(SHORTEST, LONGEST);
+                    self.budget =
+                        if probes { cost } else { self.budget * 2 }.clamp(SHORTEST, LONGEST);
+                    self.vain = 0;
                     return true;
                 }
                 std::hint::spin_loop();
@@ -56,6 +69,7 @@ impl Spin {
             }
             if now - since >= budget {
                 self.budget = (self.budget / 2).max(SHORTEST);
+                self.vain = self.vain.wrapping_add(1);
                 return false;
             }
             looked = now;
@@ -67,7 +81,11 @@ impl Spin {
 fn wake_up() -> Duration {
     static COST: OnceLock<Duration> = OnceLock::new();
     *COST.get_or_init(|| match std::thread::available_parallelism() {
-        Ok(cores) if cores.get() > 1 => measured().unwrap_or(LONGEST / 2).min(LONGEST),
+        Ok(cores) if cores.get() > 1 => {
+            let cost = measured().unwrap_or(LONGEST / 2);
+            // Threads that were awake anyway may have taken turns on one core.
+            cost.clamp(2 * SHORTEST, LONGEST)
+        }
         _ => Duration::ZERO,
     })
 }
