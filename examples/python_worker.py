@@ -1,29 +1,33 @@
 """A worker in Python (pyzmq, msgpack), beside any others, that runs one command at a time. In two terminals:
     procession run --bind ipc:///tmp/jobs --json 'sleep 0.1; echo {}' ::: $(seq 99)
     python3 examples/python_worker.py ipc:///tmp/jobs
-Not for --pipe, --filter, --timeout, other placeholders than {}, nor outputs over 1 MB. Messages: docs/protocol.md."""
+By TCP it joins with a ticket (--ticket-out FILE there): python3 examples/python_worker.py FILE. Not for --pipe, --filter, --timeout, other placeholders than {}, nor outputs over 1 MB. Messages: docs/protocol.md."""
 import contextlib, os, random, signal, socket, subprocess, sys, time, msgpack, zmq
 HELLO, WELCOME, REFUSED, CREDIT, AGAIN, GOODBYE, SINK, DONE, REJOIN, PILL = 1, 2, 3, 4, 7, 8, 9, 10, 12, 13
 TASKS, PART, RESULTS, STOP, tasks, parts, kept = 14, 15, 16, 20, [], {}, {}  # kept: results not acknowledged
-endpoint, me, host, heard = sys.argv[1], random.getrandbits(62) + 1, socket.gethostname(), time.monotonic()
+words = [sys.argv[1]] if "://" in sys.argv[1] else open(sys.argv[1]).read().split()[1:]  # a ticket: endpoint and keys
+endpoint, proof, me, host, heard = words[0], [key.encode() for key in words[1:]], random.getrandbits(62) + 1, socket.gethostname(), time.monotonic()
 run, lane, sink, link, received, heartbeat, ended = 0, None, None, 0, 0, 1000, False
-def connect(kind, address):  # a host of * stands for the one that we dialled
+def connect(kind, address, keys=None):  # a host of * stands for the one that we dialled; keys: theirs, and our pair
     s = zmq.Context.instance().socket(kind)
+    if keys and address[:3] == "tcp": s.curve_serverkey, s.curve_publickey, s.curve_secretkey = keys
     s.connect(address.replace("//*:", "//" + endpoint.split("//")[1].rsplit(":", 1)[0] + ":"))
     return s
 def say(to, *message): to.send(msgpack.packb(message))
 def credit(busy):  # one task more when none runs, unless the sink is far behind; it is our sign of life as well
     say(control, CREDIT, run, received + (not busy and len(kept) < 16), 1 << 62, received, int(busy))
 def listen(child=None):  # takes in all that was said
-    global run, heartbeat, job, lane, sink, link, tasks, kept, ended, heard
+    global shown, run, heartbeat, job, lane, sink, link, tasks, kept, ended, heard
     while ready := [s for s in (control, lane) if s and s.poll(0)]:
         (kind, *rest), heard = msgpack.unpackb(ready[0].recv()), time.monotonic()
         if kind in (REFUSED, REJOIN): sys.exit(f"the ventilator does not take this worker: {rest[1]}")
-        if kind == WELCOME: run, _, heartbeat, lane, job = *rest[:3], connect(zmq.PULL, rest[3]), msgpack.unpackb(rest[4])
+        if kind == WELCOME: run, _, heartbeat, lane, job = *rest[:3], connect(zmq.PULL, rest[3], proof), msgpack.unpackb(rest[4])
         if kind == WELCOME and job[0] != "Value": sys.exit("this worker leaves --pipe and --filter to others")
         if kind in (WELCOME, SINK):  # a sink that is new gets what is not acknowledged
+            if kind == WELCOME: shown = rest[12].encode()  # what we show to the sink
+            theirs = [rest[11 if kind == WELCOME else 4].encode(), shown[:40], shown[40:]]
             near = [e for e in rest[6 if kind == WELCOME else 2] if e[:3] in ("tcp", endpoint[:3])]
-            sink, link = connect(zmq.PUSH, near[0]) if near else None, link + 1
+            sink, link = connect(zmq.PUSH, near[0], theirs if shown else None) if near else None, link + 1
             for result in kept.values() if sink else (): say(sink, RESULTS, run, me, link, [result])
         if kind == DONE: kept = {n: r for n, r in kept.items() if not any(a <= n < a + count for a, count in rest[1])}
         if kind == PART: parts[rest[3]] = (parts.get(rest[3], b"") if rest[5] else b"") + rest[6]
@@ -49,8 +53,8 @@ def perform(number, attempt, tries_left, value):
     body = msgpack.packb(head) + out + err
     kept[number] = number, attempt, exit, killed, int(seconds * 1e6), body if len(body) < 10**6 else "over 1 MB of output"
     if sink: say(sink, RESULTS, run, me, link, [kept[number]])
-control = connect(zmq.DEALER, endpoint)
-say(control, HELLO, "procession", 1, 0, me, 0, 1 if endpoint.startswith("ipc") else 2, 1, host, "", os.getpid(), [], False, [], False)
+control = connect(zmq.DEALER, endpoint, proof)
+say(control, HELLO, "procession", 1, 0, me, 0, 1 if endpoint.startswith("ipc") else 2, 1, host, "", os.getpid(), [], False, [], False, "")
 while not ended:
     if not tasks: zmq.select([s for s in (control, lane) if s], [], [], heartbeat / 3000)
     listen()

@@ -27,7 +27,9 @@ pub enum Error {
     /// A TCP endpoint beyond this machine, without keys.
     #[error(
         "{endpoint} can be reached from other machines, and anyone who reaches it could run commands here; \
-         use tcp://127.0.0.1:PORT or ipc://PATH, tunnel a loopback port (ssh -L), or say --insecure (in a program: insecure) on a network where everyone is trusted"
+         give --keys DIR (procession keygen makes one), or --ticket-out FILE for a ticket with which others join this run, \
+         or --insecure on a network where everyone is trusted; \
+         in a program: keys (or PROCESSION_KEYS=DIR), ticket, insecure"
     )]
     BeyondLoopback {
         /// The endpoint.
@@ -36,12 +38,38 @@ pub enum Error {
     /// A ventilator beyond this machine is to be joined without keys.
     #[error(
         "{endpoint} is on another machine, and nothing proves who answers there, or keeps others from listening; \
-         tunnel it to a loopback port (ssh -L), or say --insecure (in a program: insecure) on a network where everyone is trusted"
+         give --keys DIR, or --ticket FILE (what the other side wrote with --ticket-out), \
+         or --insecure on a network where everyone is trusted; \
+         in a program: keys (or PROCESSION_KEYS=DIR), ticket, insecure"
     )]
     ConnectBeyondLoopback {
         /// The endpoint.
         endpoint: String,
     },
+    /// A key, a list of keys, or a ticket cannot be used.
+    #[error("cannot use {}: {why}", path.display())]
+    Keys {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Who listens there does not let us in.
+    #[error("{endpoint} turns this {who} away: {why}")]
+    TurnedAway {
+        /// Who came.
+        who: &'static str,
+        /// Where.
+        endpoint: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The libzmq of this program cannot encrypt.
+    #[error(
+        "this program's libzmq was built without CURVE, so it cannot use TCP but with insecure; \
+         add the two lines of procession's README to its Cargo.toml ([patch.crates-io] zmq-sys)"
+    )]
+    NoCurve,
     /// A socket cannot listen there.
     #[error("cannot bind {endpoint}: {why}")]
     Bind {

@@ -19,6 +19,7 @@
 //! | [`thread`](mod@thread) | threads of the same shape as processes, and their [`Queue`](thread::Queue), [`LifoQueue`](thread::LifoQueue), [`PriorityQueue`](thread::PriorityQueue), [`Lock`](thread::Lock), [`RLock`](thread::RLock), [`Condition`](thread::Condition), [`Semaphore`](thread::Semaphore), [`BoundedSemaphore`](thread::BoundedSemaphore), [`Event`](thread::Event), [`Barrier`](thread::Barrier), [`Timer`](thread::Timer), [`Pool`](thread::Pool) |
 //! | [`sync`] | between processes of one host: [`Lock`](sync::Lock), [`RLock`](sync::RLock), [`Semaphore`](sync::Semaphore), [`BoundedSemaphore`](sync::BoundedSemaphore), [`Condition`](sync::Condition), [`Event`](sync::Event), [`Barrier`](sync::Barrier) |
 //! | [`shared`] | memory that processes share: [`Value`](shared::Value), [`Array`](shared::Array), [`AtomicCounter`](shared::AtomicCounter), and [`Memory`](shared::Memory), with and without a name |
+//! | [`keys`] | who may join over TCP: encryption, allow-lists, tickets |
 //! | [`mod@bytes`] | binary items |
 //! | [`registry`] | the program's tasks by name |
 //! | [`wait`](mod@wait) | waiting for the first of several things |
@@ -34,6 +35,7 @@ pub mod command;
 pub mod error;
 pub mod hub;
 mod joinable_queue;
+pub mod keys;
 pub mod pipe;
 pub mod pipeline;
 pub mod pool;

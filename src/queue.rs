@@ -22,6 +22,7 @@ pub(crate) use hosting::end_unread;
 
 use crate::error::{Error, Result};
 use crate::hub::member::{AT_ONCE, Arrived, Encoded, End, NoItem, NotPut, Shared, Wait};
+use crate::keys::Keys;
 use crate::wire::block;
 use crate::wire::body::{Body, BodyWriter, IN_MEMORY};
 use crate::wire::endpoint::Endpoint;
@@ -96,6 +97,7 @@ impl<Q> QueueBuilder<Q> {
                 },
                 binds: Vec::new(),
                 insecure: false,
+                keys: None,
                 patience: Duration::from_secs(30),
                 heartbeat: Duration::from_secs(1),
                 ports: None,
@@ -115,6 +117,13 @@ impl<Q> QueueBuilder<Q> {
     #[must_use]
     pub fn bind(mut self, endpoint: impl Into<String>) -> Self {
         self.plan.binds.push(endpoint.into());
+        self
+    }
+
+    /// Uses these keys by TCP, instead of those that `PROCESSION_KEYS` names.
+    #[must_use]
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.plan.keys = Some(keys);
         self
     }
 

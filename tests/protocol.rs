@@ -190,6 +190,7 @@ fn pipeline_examples() -> BTreeMap<&'static str, Vec<u8>> {
                 sink: SINK,
                 endpoints: vec!["tcp://*:40001".to_owned()],
                 window: 1 << 20,
+                key: String::new(),
             }),
         ),
         (
@@ -241,6 +242,7 @@ fn hello_of_a_worker() -> Hello {
         ordered: false,
         endpoints: vec![],
         rings: false,
+        key: String::new(),
     }
 }
 
@@ -272,6 +274,8 @@ fn welcome_of_a_worker() -> Welcome {
         acked: vec![],
         resumed: false,
         ack: 0,
+        key: String::new(),
+        pass: String::new(),
     }
 }
 

@@ -303,6 +303,7 @@ fn say_hello_and_no_more(queue: &Numbers, endpoint: &str) -> Outcome<zmq::Socket
         ordered: false,
         endpoints: Vec::new(),
         rings: false,
+        key: String::new(),
     };
     getter.send(encode(&hello), 0)?;
     getter.set_rcvtimeo(i32::try_from(DEADLINE.as_millis())?)?;

@@ -6,6 +6,7 @@
 //! option belongs to.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -19,7 +20,9 @@ pub mod quantity;
 mod tests;
 mod words;
 
-use options::{CommonArgs, InputArgs, JobsArgs, LogArgs, OutputArgs, ReachArgs};
+use options::{
+    CommonArgs, InputArgs, JobsArgs, JoinArgs, LogArgs, OutputArgs, ReachArgs, TicketArgs,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -55,13 +58,13 @@ pub enum Action {
     Ventilator(VentilatorArgs),
     /// Run the tasks of a ventilator
     #[command(
-        override_usage = "procession worker --connect ENDPOINT [OPTIONS] [COMMAND [ARG]...]",
+        override_usage = "procession worker --connect ENDPOINT|--ticket FILE [OPTIONS] [COMMAND [ARG]...]",
         before_long_help = WORKER_EXAMPLES
     )]
     Worker(WorkerArgs),
     /// Gather the results of a ventilator's tasks
     #[command(
-        override_usage = "procession sink --connect ENDPOINT [--bind ENDPOINT] [OPTIONS]",
+        override_usage = "procession sink --connect ENDPOINT|--ticket FILE [--bind ENDPOINT] [OPTIONS]",
         before_long_help = SINK_EXAMPLES
     )]
     Sink(SinkArgs),
@@ -71,6 +74,9 @@ pub enum Action {
         before_long_help = STATUS_EXAMPLES
     )]
     Status(StatusArgs),
+    /// Make keys for --keys: who may join by TCP, and who is believed there
+    #[command(before_long_help = KEYGEN_EXAMPLES)]
+    Keygen(KeygenArgs),
     /// Watch over the command's process groups (started by procession itself)
     #[command(name = "__guardian", hide = true)]
     Guardian(GuardianArgs),
@@ -86,6 +92,9 @@ pub struct RunArgs {
     /// Host name or address by which the others reach this one
     #[arg(long, value_name = "HOST", requires = "bind")]
     pub advertise: Option<String>,
+
+    #[command(flatten)]
+    pub tickets: TicketArgs,
 
     #[command(flatten, next_help_heading = "Input")]
     pub input: InputArgs,
@@ -111,6 +120,9 @@ pub struct VentilatorArgs {
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
 
+    #[command(flatten)]
+    pub tickets: TicketArgs,
+
     #[command(flatten, next_help_heading = "Input")]
     pub input: InputArgs,
 
@@ -122,8 +134,11 @@ pub struct VentilatorArgs {
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct WorkerArgs {
     /// The ventilator's endpoint
-    #[arg(long, value_name = "ENDPOINT")]
-    pub connect: String,
+    #[arg(long, value_name = "ENDPOINT", required_unless_present = "ticket")]
+    pub connect: Option<String>,
+
+    #[command(flatten)]
+    pub join: JoinArgs,
 
     /// Run this instead of the ventilator's COMMAND
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
@@ -140,8 +155,11 @@ pub struct WorkerArgs {
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct SinkArgs {
     /// The ventilator's endpoint
-    #[arg(long, value_name = "ENDPOINT")]
-    pub connect: String,
+    #[arg(long, value_name = "ENDPOINT", required_unless_present = "ticket")]
+    pub connect: Option<String>,
+
+    #[command(flatten)]
+    pub join: JoinArgs,
 
     /// Receive results on ENDPOINT, instead of one that is chosen
     #[arg(long, value_name = "ENDPOINT")]
@@ -161,12 +179,26 @@ pub struct StatusArgs {
     #[arg(long, value_name = "ENDPOINT")]
     pub connect: Option<String>,
 
+    #[command(flatten)]
+    pub join: JoinArgs,
+
     /// Print one JSON object a run
     #[arg(long)]
     pub json: bool,
 
     #[command(flatten)]
     pub reach: ReachArgs,
+
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `procession keygen`.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct KeygenArgs {
+    /// The directory to make, or one without keys
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 
     #[command(flatten)]
     pub log: LogArgs,
@@ -189,6 +221,7 @@ impl Action {
             Self::Worker(_) => "worker",
             Self::Sink(_) => "sink",
             Self::Status(_) => "status",
+            Self::Keygen(_) => "keygen",
             Self::Guardian(_) => "guardian",
         }
     }
@@ -201,6 +234,7 @@ impl Action {
             Self::Worker(args) => Some(&args.common.log),
             Self::Sink(args) => Some(&args.common.log),
             Self::Status(args) => Some(&args.log),
+            Self::Keygen(args) => Some(&args.log),
             Self::Guardian(_) => None,
         }
     }
@@ -259,17 +293,25 @@ Examples:
 const VENTILATOR_EXAMPLES: &str = "\
 Examples:
   procession ventilator --bind ipc:///tmp/jobs gzip ::: *.log
-  procession ventilator --bind tcp://127.0.0.1:5557 -a hosts.txt ping -c1 {}";
+  procession ventilator --bind tcp://127.0.0.1:5557 -a hosts.txt ping -c1 {}
+  procession ventilator --bind 'tcp://*:5557' --ticket-out jobs.ticket gzip ::: *.log";
 
 const WORKER_EXAMPLES: &str = "\
 Examples:
   procession worker --connect ipc:///tmp/jobs -j4
-  procession worker --connect tcp://127.0.0.1:5557 zstd   zstd here, whatever others run";
+  procession worker --connect tcp://127.0.0.1:5557 zstd   zstd here, whatever others run
+  procession worker --ticket jobs.ticket            of a run on another machine, which wrote it";
 
 const SINK_EXAMPLES: &str = "\
 Examples:
   procession sink --connect ipc:///tmp/jobs -k > results.txt
   procession sink --connect ipc:///tmp/jobs --joblog jobs.tsv --results out";
+
+const KEYGEN_EXAMPLES: &str = "\
+Examples:
+  procession keygen ~/.config/procession/keys
+  procession ventilator --bind 'tcp://*:5557' --keys ~/.config/procession/keys gzip ::: *.log
+  procession worker --connect tcp://ant:5557 --keys ~/.config/procession/keys";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:

@@ -169,6 +169,9 @@ pub fn builder(
         .tries(job.tries)
         .given_up(given_up(job))
         .job(job)?;
+    if let Some(keys) = crate::access::keys(&common.reach)? {
+        builder = builder.keys(keys);
+    }
     if let Some(ports) = &common.lane_ports {
         builder = builder.lane_ports(*ports.start(), *ports.end());
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::args::Action;
 
+mod access;
 mod args;
 mod capture;
 mod commands;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Action::Worker(args) => worker::run(args),
         Action::Sink(args) => sink::run(args),
         Action::Status(args) => status::run(args),
+        Action::Keygen(args) => access::keygen(&args),
         Action::Guardian(args) => return guardian::main(args.words.into_iter()),
     };
     progress::take_down();

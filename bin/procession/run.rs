@@ -6,6 +6,7 @@ use procession::Body;
 use procession::command::CommandResult;
 use procession::pipeline::{Sink, Ventilator, Worker};
 
+use crate::access;
 use crate::args::RunArgs;
 use crate::args::quantity::Jobs;
 use crate::commands::Commands;
@@ -30,7 +31,11 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         feed::between_processes(bind)?;
         builder = builder.bind_also(bind);
     }
+    if args.tickets.ticket_out.is_some() {
+        builder = builder.ticket();
+    }
     let ventilator: Ventilator<Body> = builder.start()?;
+    let _ticket = access::write(args.tickets.ticket_out.as_ref(), &ventilator)?;
     ventilator::say_port(args.bind.as_deref().unwrap_or_default(), &ventilator);
     let handle = ventilator.handle();
     let stop = Stop::new()?;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use procession::command::CommandResult;
 use procession::pipeline::{Cause, Sink, SinkHandle};
 
+use crate::access;
 use crate::args::SinkArgs;
 use crate::args::options::{CommonArgs, OutputArgs};
 use crate::exit_code::ExitCode;
@@ -22,7 +23,7 @@ use crate::signals::{self, Ending, Order};
 /// # Errors
 /// With what is to be said.
 pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
-    feed::between_processes(&args.connect)?;
+    let joining = access::joining(args.connect.as_ref(), &args.join, &args.common.reach)?;
     if let Some(bind) = &args.bind {
         feed::between_processes(bind)?;
     }
@@ -41,7 +42,10 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(bind) = &args.bind {
         builder = builder.bind(bind);
     }
-    let mut sink: Sink<CommandResult> = builder.connect(&args.connect)?;
+    if let Some(proof) = joining.proof {
+        builder = builder.proof(proof);
+    }
+    let mut sink: Sink<CommandResult> = builder.connect(&joining.endpoint)?;
     let told = || {
         exit.lock()
             .unwrap_or_else(PoisonError::into_inner)

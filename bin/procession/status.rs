@@ -4,9 +4,10 @@ use std::error::Error;
 use std::io::Write;
 use std::time::Duration;
 
-use procession::pipeline::{State, status};
+use procession::pipeline::{State, status, status_with};
 use procession::wire::runtime_dir;
 
+use crate::access;
 use crate::args::StatusArgs;
 use crate::exit_code::ExitCode;
 
@@ -18,12 +19,16 @@ const BRIEF: Duration = Duration::from_secs(2);
 /// # Errors
 /// With what is to be said.
 pub fn run(args: StatusArgs) -> Result<ExitCode, Box<dyn Error>> {
-    if let Some(endpoint) = &args.connect {
-        crate::feed::between_processes(endpoint)?;
-    }
-    let states = match &args.connect {
-        Some(endpoint) => vec![status(endpoint, args.reach.patience, args.reach.insecure)?],
-        None => own_runs()?,
+    let reach = &args.reach;
+    let states = if args.connect.is_none() && args.join.ticket.is_none() {
+        own_runs()?
+    } else {
+        let joining = access::joining(args.connect.as_ref(), &args.join, reach)?;
+        let (endpoint, patience) = (&joining.endpoint, reach.patience);
+        vec![match joining.proof {
+            Some(proof) => status_with(endpoint, patience, proof)?,
+            None => status(endpoint, patience, reach.insecure)?,
+        }]
     };
     let mut out = std::io::stdout().lock();
     let printed = if args.json {

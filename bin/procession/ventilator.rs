@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use procession::pipeline::{Ventilator, VentilatorHandle};
 
+use crate::access;
 use crate::args::VentilatorArgs;
 use crate::exit_code::ExitCode;
 use crate::feed::{self, Reading};
@@ -20,10 +21,13 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
     feed::between_processes(&args.bind)?;
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
-    let ventilator: Ventilator<procession::Body> =
-        feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?
-            .bind_also(&args.bind)
-            .start()?;
+    let mut builder = feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?
+        .bind_also(&args.bind);
+    if args.tickets.ticket_out.is_some() {
+        builder = builder.ticket();
+    }
+    let ventilator: Ventilator<procession::Body> = builder.start()?;
+    let _ticket = access::write(args.tickets.ticket_out.as_ref(), &ventilator)?;
     say_port(&args.bind, &ventilator);
     let guardian = guard(&ventilator);
     let handle = ventilator.handle();

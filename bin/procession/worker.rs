@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use procession::command::{Job, Template};
 use procession::pipeline::{Cause, Worker, WorkerHandle};
 
+use crate::access;
 use crate::args::WorkerArgs;
 use crate::args::quantity::Jobs;
 use crate::commands::Commands;
 use crate::exit_code::ExitCode;
-use crate::feed;
 use crate::signals::{self, Ending, Order};
 use crate::stop::{Level, Stop};
 
@@ -19,13 +19,17 @@ use crate::stop::{Level, Stop};
 /// # Errors
 /// With what is to be said.
 pub fn run(args: WorkerArgs) -> Result<ExitCode, Box<dyn Error>> {
-    feed::between_processes(&args.connect)?;
+    let joining = access::joining(args.connect.as_ref(), &args.join, &args.common.reach)?;
     let stop = Stop::new()?;
     let handle: Arc<Mutex<Option<WorkerHandle>>> = Arc::default();
     let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();
     listen(Arc::clone(&handle), Arc::clone(&exit))?;
     let on_kill = stop.clone();
-    let worker = Worker::builder()
+    let mut builder = Worker::builder();
+    if let Some(proof) = joining.proof {
+        builder = builder.proof(proof);
+    }
+    let worker = builder
         .slots(slots(args.jobs.jobs, None))
         .patience(args.common.reach.patience)
         .insecure(args.common.reach.insecure)
@@ -33,7 +37,7 @@ pub fn run(args: WorkerArgs) -> Result<ExitCode, Box<dyn Error>> {
         .on_dial(move |dialling| {
             *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialling);
         })
-        .connect(&args.connect)?;
+        .connect(&joining.endpoint)?;
     let Ok(mut job) = worker.job::<Job>() else {
         // The run ended before we came, or we were told to leave while we waited.
         return Ok(exit_code(&exit));

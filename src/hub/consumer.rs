@@ -18,6 +18,8 @@ use super::dial::{Dial, Need, say_malformed};
 use super::host::MISSED;
 use super::outbox::Outbox;
 use crate::error::Result;
+use crate::keys::KeyPair;
+use crate::wire::access::Credentials;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{
     self, Again, Credit, Goodbye, Heartbeat, Message, PeerId, Pill, RunId, TaskId, kind,
@@ -27,6 +29,7 @@ use crate::wire::socket::poll;
 /// What a consumer needs to know.
 pub(crate) struct Settings {
     pub(crate) endpoint: Endpoint,
+    pub(crate) credentials: Credentials,
     pub(crate) peer: PeerId,
     pub(crate) slots: u32,
     pub(crate) patience: Duration,
@@ -60,6 +63,8 @@ pub(crate) struct Consumer {
     goodbye_at: Option<Instant>,
     goodbye_heard: bool,
     link_retry: Option<Instant>,
+    /// What it shows to the sink.
+    pass: Option<KeyPair>,
     /// What poll has said.
     ready: Ready,
 }
@@ -173,7 +178,7 @@ impl Consumer {
         match message {
             Message::Welcome(welcome) => self.on_welcome(&welcome)?,
             Message::SinkAt(at) if at.run == self.run => {
-                self.set_sink(at.sink, &at.endpoints, at.window)?;
+                self.set_sink(at.sink, &at.endpoints, &at.key, at.window)?;
             }
             Message::Done(done) if done.run == self.run => {
                 for &(first, count) in &done.tasks {

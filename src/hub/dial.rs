@@ -1,11 +1,13 @@
 //! How a worker, a sink or a question for the state comes to a host: the DEALER that says hello until it is answered, and
 //! notices when the host is not heard any more.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::wire::access::{Client, Credentials, Now};
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame;
 use crate::wire::socket::{Kind, LinkEvent, Socket};
@@ -21,6 +23,12 @@ pub(crate) const MEMBER: &str = "member of a queue";
 pub(crate) struct Dial {
     who: &'static str,
     endpoint: Endpoint,
+    credentials: Credentials,
+    /// With what it is on its way, where that is TCP.
+    client: Option<Arc<Client>>,
+    /// There is nothing to prove itself with yet, so it is not on its way: since when.
+    keyless: Option<Instant>,
+    turned_away: u32,
     patience: Duration,
     pub(crate) socket: Socket,
     /// Since when nothing was heard.
@@ -47,12 +55,21 @@ pub(crate) enum Need {
 }
 
 impl Dial {
-    pub(crate) fn new(who: &'static str, endpoint: &Endpoint, patience: Duration) -> Result<Self> {
-        Ok(Self {
+    pub(crate) fn new(
+        who: &'static str,
+        endpoint: &Endpoint,
+        credentials: Credentials,
+        patience: Duration,
+    ) -> Result<Self> {
+        let mut dial = Self {
             who,
             endpoint: endpoint.clone(),
+            credentials,
+            client: None,
+            keyless: None,
+            turned_away: 0,
             patience,
-            socket: Self::open(endpoint)?,
+            socket: Socket::new(Kind::Dealer)?,
             last_heard: Instant::now(),
             hello_at: None,
             broken: 0,
@@ -62,16 +79,49 @@ impl Dial {
             link_lost: false,
             failed: false,
             refusal: None,
-        })
+        };
+        dial.open()?;
+        Ok(dial)
     }
 
-    fn open(endpoint: &Endpoint) -> Result<Socket> {
+    /// Makes a new connection, unless there is nothing to prove itself with yet.
+    fn open(&mut self) -> Result<()> {
         let mut socket = Socket::new(Kind::Dealer)?;
-        if !matches!(endpoint, Endpoint::Inproc(_)) {
+        if !matches!(self.endpoint, Endpoint::Inproc(_)) {
             socket = socket.monitored()?;
         }
-        socket.connect(endpoint)?;
-        Ok(socket)
+        self.client = match self.credentials.now(&self.endpoint) {
+            Now::Plain => None,
+            Now::With(client) => Some(client),
+            Now::NotYet => {
+                self.keyless = self.keyless.or_else(|| Some(Instant::now()));
+                self.socket = socket;
+                return Ok(());
+            }
+        };
+        self.keyless = None;
+        socket = socket.proving(self.client.as_ref());
+        socket.connect(&self.endpoint)?;
+        self.socket = socket;
+        Ok(())
+    }
+
+    /// With what it proves itself to the host; the same goes for the host's other sockets.
+    pub(crate) const fn client(&self) -> Option<&Arc<Client>> {
+        self.client.as_ref()
+    }
+
+    /// Somebody listens there, whoever it is.
+    fn is_somebody_there(&self) -> bool {
+        let Endpoint::Tcp { host, port } = &self.endpoint else {
+            return false;
+        };
+        std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), *port))
+            .into_iter()
+            .flatten()
+            .any(|address| {
+                std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+            })
     }
 
     /// What is looked for.
@@ -175,19 +225,70 @@ impl Dial {
                     self.broken = 0;
                     log::trace!("{}: no connection yet", self.endpoint);
                 }
+                LinkEvent::TurnedAway => {
+                    self.turned_away += 1;
+                    if self.turned_away >= STRANGE {
+                        return Err(self.turned_away());
+                    }
+                }
                 LinkEvent::Foreign(why) => {
                     self.broken += 1;
                     log::debug!("{}: {why}", self.endpoint);
                     if self.broken >= STRANGE && !self.ever_heard {
-                        return Err(Error::Connect {
-                            endpoint: self.endpoint.to_string(),
-                            why: format!("{why}; is a procession {} there?", self.host()),
-                        });
+                        return Err(self.strange(&why));
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    fn turned_away(&self) -> Error {
+        let key = self.client.as_ref().map(|client| client.pair().public());
+        Error::TurnedAway {
+            who: self.who,
+            endpoint: self.endpoint.to_string(),
+            why: format!(
+                "its key {} is not among those that may join; put its client.key into the folder clients there, or ask for a new ticket",
+                key.map(|key| key.to_string()).unwrap_or_default()
+            ),
+        }
+    }
+
+    fn strange(&self, why: &str) -> Error {
+        let host = self.host();
+        let advice = match &self.client {
+            Some(_) => format!(
+                "is a procession {host} there, with the keys that this one expects? A ticket is good for one run only; \
+                 server.key has to be that of the {host}'s host; and with --insecure there, it is needed here too"
+            ),
+            None if matches!(self.endpoint, Endpoint::Tcp { .. }) => format!(
+                "is a procession {host} there? One that has keys turns those away that have none: give --keys or --ticket"
+            ),
+            None => format!("is a procession {host} there?"),
+        };
+        Error::Connect {
+            endpoint: self.endpoint.to_string(),
+            why: format!("{why}; {advice}"),
+        }
+    }
+
+    /// Why there is nothing to prove itself with, after all the time that it had.
+    fn advice_without_keys(&self) -> String {
+        if self.is_somebody_there() {
+            format!(
+                "somebody listens there, but it is no {} of this user's on this machine: across users, containers and tunnels \
+                 give --keys or --ticket, or --insecure on both sides",
+                self.host()
+            )
+        } else if self.who == MEMBER {
+            "make the queue there first, with bind, or wait longer (patience)".to_owned()
+        } else {
+            format!(
+                "start a ventilator with --bind {}, or wait longer (--patience, in a program: patience)",
+                self.endpoint
+            )
+        }
     }
 
     /// Whether a new connection is due; an error when patience is at its end.
@@ -216,7 +317,9 @@ impl Dial {
                     who: self.who,
                     endpoint: self.endpoint.to_string(),
                     waited: self.patience,
-                    advice: if self.connected {
+                    advice: if self.keyless.is_some() {
+                        self.advice_without_keys()
+                    } else if self.connected {
                         format!(
                             "something is there, but it does not answer as a {}; look at what listens there",
                             self.host()
@@ -247,15 +350,41 @@ impl Dial {
             .hello_at
             .is_some_and(|at| self.connected && now.duration_since(at) > HELLO_AGAIN);
         let lost = std::mem::take(&mut self.link_lost);
+        if self.is_keyless_or_outdated() {
+            self.open()?;
+            self.connected = false;
+            self.broken = 0;
+            return Ok(match self.keyless {
+                Some(_) => Need::Nothing,
+                None => Need::Hello,
+            });
+        }
         let unheard =
             self.hello_at.is_none() && self.ever_heard && silent > heartbeat * super::host::MISSED;
         if !(unanswered || lost || unheard) {
             return Ok(Need::Nothing);
         }
         // A new socket, so that nothing said to the old connection comes late.
-        self.socket = Self::open(&self.endpoint)?;
+        self.open()?;
         self.connected = false;
-        Ok(Need::Hello)
+        Ok(match self.keyless {
+            Some(_) => Need::Nothing,
+            None => Need::Hello,
+        })
+    }
+
+    /// There are keys now, and there were none; or others, while it is not connected: who listened is gone, and somebody else is there.
+    fn is_keyless_or_outdated(&self) -> bool {
+        let by_port = matches!(self.credentials, Credentials::ByPort { .. });
+        if !by_port || self.connected {
+            return false;
+        }
+        match (self.credentials.now(&self.endpoint), &self.client) {
+            (Now::NotYet, _) => false,
+            (Now::Plain, client) => client.is_some(),
+            (Now::With(_), None) => true,
+            (Now::With(now), Some(then)) => now.server() != then.server(),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::hand_over;
 use super::host::{host_name, machine_id};
 use super::outbox::cost;
 use crate::error::{Error, Result};
+use crate::wire::access::{Credentials, Server};
 use crate::wire::body::{Arriving, Body};
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
@@ -185,6 +186,9 @@ pub(crate) type Deliver = Box<dyn FnMut(VecDeque<Arrived>) + Send>;
 /// What a sink needs to know.
 pub(crate) struct Settings {
     pub(crate) endpoint: Endpoint,
+    pub(crate) credentials: Credentials,
+    /// Guards where results come in by TCP; plain without.
+    pub(crate) guard: Option<Arc<Server>>,
     /// Where to gather results, beyond what follows from `endpoint`.
     pub(crate) bind: Option<Endpoint>,
     pub(crate) tcp_host: Option<String>,
@@ -246,11 +250,18 @@ impl Gather {
             end: AtomicBool::new(false),
             why: Mutex::default(),
         });
-        let mut results = Socket::new(Kind::Pull)?.taking_rings();
+        let mut results = Socket::new(Kind::Pull)?
+            .taking_rings()
+            .guarded(settings.guard.as_ref());
         let (endpoints, dir) = bind_results(&mut results, &settings)?;
         before_dialling(&shared, dir.as_ref().map(RuntimeDir::path));
         let mut gather = Self {
-            dial: Dial::new("sink", &settings.endpoint, settings.patience)?,
+            dial: Dial::new(
+                "sink",
+                &settings.endpoint,
+                settings.credentials.clone(),
+                settings.patience,
+            )?,
             shared: Arc::clone(&shared),
             results,
             endpoints,
@@ -446,6 +457,12 @@ impl Gather {
             ordered: self.settings.ordered,
             endpoints: self.endpoints.clone(),
             rings: false,
+            key: self
+                .settings
+                .guard
+                .as_ref()
+                .map(|guard| guard.pair().public().to_string())
+                .unwrap_or_default(),
         };
         self.dial.greeted(frame::encode(&hello));
     }
@@ -459,11 +476,15 @@ impl Gather {
             address.with_host_if_any(self.settings.endpoint.host().unwrap_or("127.0.0.1"));
         let mut acks = Socket::new(Kind::Push)?
             .without_reconnect()
+            .proving(self.dial.client())
             .offering_rings(&address, same_host::SMALL);
         if address.transport() != Transport::Inproc {
             acks = acks.monitored()?;
         }
         acks.connect(&address)?;
+        if let (Some(guard), Some(pass)) = (&self.settings.guard, welcome.pass()?) {
+            guard.guests().let_in(pass.public(), "a member of the run");
+        }
         self.dial.welcomed();
         self.run = welcome.run;
         self.heartbeat = Duration::from_millis(welcome.heartbeat.max(10).into());
@@ -729,10 +750,6 @@ fn bind_results(
     if let Some(bind) = &settings.bind {
         endpoints.push(results.bind(bind)?.to_string());
     }
-    if let Some(host) = &settings.tcp_host {
-        let bound = results.bind_in(host, settings.ports)?;
-        endpoints.push(bound.with_any_host().to_string());
-    }
     let name = format!("s{:x}", settings.peer);
     match &settings.endpoint {
         Endpoint::Inproc(_) => {
@@ -754,6 +771,10 @@ fn bind_results(
             let bound = results.bind_in(host, settings.ports)?;
             endpoints.push(bound.with_any_host().to_string());
         }
+    }
+    if let Some(host) = &settings.tcp_host {
+        let bound = results.bind_in(host, settings.ports)?;
+        endpoints.push(bound.with_any_host().to_string());
     }
     Ok((endpoints, dir))
 }

@@ -29,8 +29,10 @@ use super::lane::Lane;
 use super::ledger::Ledger;
 use super::outbox::Outbox;
 use crate::error::{Error, Result};
+use crate::wire::access::{Listening, Server};
 use crate::wire::body::Body;
-use crate::wire::endpoint::Endpoint;
+use crate::wire::by_port::ByPort;
+use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{PeerId, QueueInfo, RunId, TaskId};
 use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::socket::{Kind, Socket, poll};
@@ -62,6 +64,8 @@ pub(crate) struct Settings {
     /// After how many deaths alone a task is given up.
     pub(crate) deaths: u8,
     pub(crate) given_up: Option<GivenUp>,
+    /// How it listens by TCP; plain without.
+    pub(crate) listening: Option<Arc<Listening>>,
 }
 
 /// Makes the result of a task that is given up: of its id, of what was put in, and of the reason.
@@ -97,6 +101,8 @@ struct SinkPeer {
     pid: u32,
     same_machine: bool,
     endpoints: Vec<String>,
+    /// Its public key where it gathers results by TCP.
+    key: String,
     acks: Socket,
     address: Endpoint,
     up: bool,
@@ -137,6 +143,8 @@ pub(crate) struct Host {
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
+    /// Where programs of this user find how to come in.
+    _by_port: Vec<ByPort>,
     members: Option<members::Members>,
     /// Since when a queue's creator has left, and how many items it left behind.
     left_at: Option<Instant>,
@@ -151,12 +159,22 @@ impl Host {
         intake: Intake,
         orders: Arc<Orders>,
     ) -> Result<(Self, Vec<Endpoint>)> {
-        let mut control = Socket::new(Kind::Router)?;
-        let mut bound = Vec::new();
-        for endpoint in &settings.binds {
-            bound.push(control.bind(endpoint)?);
+        let server = settings.listening.as_ref().map(|how| &how.server);
+        let mut control = Socket::new(Kind::Router)?.guarded(server);
+        let mut bound = settings.binds.clone();
+        // What is plain comes first: see Socket::guarded.
+        let is_tcp = |endpoint: &Endpoint| endpoint.transport() == Transport::Tcp;
+        for tcp in [false, true] {
+            for endpoint in bound.iter_mut().filter(|endpoint| is_tcp(endpoint) == tcp) {
+                *endpoint = control.bind(endpoint)?;
+            }
         }
         settings.binds.clone_from(&bound);
+        let by_port = settings
+            .listening
+            .as_ref()
+            .map(|how| how.publish(&bound))
+            .unwrap_or_default();
         let now = Instant::now();
         let run = settings.run;
         let queue = settings.queue;
@@ -189,6 +207,7 @@ impl Host {
             alone_since: now,
             sinkless_since: now,
             error: None,
+            _by_port: by_port,
             members: queue.map(members::Members::new),
             left_at: None,
             dropped: 0,
@@ -197,6 +216,11 @@ impl Host {
             host.bind_puts()?;
         }
         Ok((host, bound))
+    }
+
+    /// Guards all its TCP sockets.
+    fn server(&self) -> Option<&Arc<Server>> {
+        self.settings.listening.as_ref().map(|how| &how.server)
     }
 
     fn now(&self) -> Duration {

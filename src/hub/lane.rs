@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::hand_over::HandedOver;
 use crate::error::Result;
+use crate::wire::access::Server;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{Batch, INLINE, PART_SIZE, Part, Place, RunId, TaskId, encode_part};
@@ -79,8 +81,9 @@ impl Lane {
         dir: &Path,
         number: u64,
         run: RunId,
+        server: Option<&Arc<Server>>,
     ) -> Result<Self> {
-        let mut socket = Socket::new(Kind::Push)?.without_reconnect();
+        let mut socket = Socket::new(Kind::Push)?.without_reconnect().guarded(server);
         if transport != Transport::Inproc {
             socket = socket.monitored()?;
         }

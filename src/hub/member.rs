@@ -26,6 +26,7 @@ use super::host::{CREATOR_LEFT, host_name, machine_id};
 use super::outbox::choose;
 use crate::error::{Error, Result};
 use crate::wait::Subscribers;
+use crate::wire::access::Credentials;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
     self, Confirmed, Credit, Goodbye, Heartbeat, Hello, Message, PeerId, Pill, QueueInfo, Role,
@@ -71,6 +72,7 @@ pub(crate) enum End {
 /// What a member needs to know.
 pub(crate) struct Settings {
     pub(crate) endpoint: Endpoint,
+    pub(crate) credentials: Credentials,
     pub(crate) peer: PeerId,
     /// The queue's run; 0: whichever is there.
     pub(crate) run: RunId,
@@ -223,7 +225,12 @@ impl Member {
             watchers: settings.watchers.clone(),
             patience: settings.patience,
         });
-        let dial = Dial::new(MEMBER, &settings.endpoint, settings.patience)?;
+        let dial = Dial::new(
+            MEMBER,
+            &settings.endpoint,
+            settings.credentials.clone(),
+            settings.patience,
+        )?;
         let now = Instant::now();
         let mut member = Self {
             run: settings.run,
@@ -475,6 +482,7 @@ impl Member {
             ordered: false,
             endpoints: Vec::new(),
             rings: true,
+            key: String::new(),
         };
         self.dial.greeted(frame::encode(&hello));
     }
@@ -491,7 +499,10 @@ impl Member {
         let host = self.settings.endpoint.host().unwrap_or("127.0.0.1");
         if !welcome.address.is_empty() {
             let address: Endpoint = welcome.address.parse()?;
-            self.lane = Some(Lane::connect(&address.with_host_if_any(host))?);
+            self.lane = Some(Lane::connect(
+                &address.with_host_if_any(host),
+                self.dial.client(),
+            )?);
             self.on_new_lane();
             self.confirm_again();
         }
@@ -509,6 +520,7 @@ impl Member {
                 })?;
             let mut link = Socket::new(Kind::Push)?
                 .without_reconnect()
+                .proving(self.dial.client())
                 .offering_rings(&endpoint, same_host::SMALL);
             if endpoint.transport() != Transport::Inproc {
                 link = link.monitored()?;

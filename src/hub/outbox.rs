@@ -2,10 +2,12 @@
 //! and never more bytes under way than the sink's window.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::hand_over::HandedOver;
 use super::lane::read_part;
 use super::task_table::TaskTable;
+use crate::wire::access::Client;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
@@ -46,6 +48,8 @@ pub(crate) struct Outbox {
     peer: PeerId,
     sink: PeerId,
     endpoint: Option<Endpoint>,
+    /// With what it proves itself there.
+    client: Option<Arc<Client>>,
     pub(crate) socket: Option<Socket>,
     /// Counts the sockets that led to a sink: bytes are counted for each anew.
     link: u32,
@@ -68,6 +72,7 @@ impl Outbox {
             peer,
             sink: 0,
             endpoint: None,
+            client: None,
             socket: None,
             link: 0,
             kept: TaskTable::default(),
@@ -97,8 +102,10 @@ impl Outbox {
         endpoints: &[String],
         window: u64,
         dialled: &Endpoint,
+        client: Option<Arc<Client>>,
     ) -> Result<(), String> {
         self.window = window;
+        self.client = client;
         if sink == self.sink && (sink == 0 || self.socket.is_some()) {
             return Ok(());
         }
@@ -132,7 +139,8 @@ impl Outbox {
                 _ => socket.monitored(),
             })
             .map(|socket| socket.offering_rings(endpoint, same_host::SMALL))
-            .and_then(|socket| socket.connect(endpoint).map(|()| socket));
+            .map(|socket| socket.proving(self.client.as_ref()))
+            .and_then(|mut socket| socket.connect(endpoint).map(|()| socket));
         match made {
             Ok(socket) => self.socket = Some(socket),
             Err(error) => log::warn!("{error}"),

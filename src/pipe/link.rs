@@ -13,6 +13,7 @@ use super::inbox::{Arrived, Inbox};
 use super::poller::{Poller, Ready};
 use super::spool;
 use crate::error::Result;
+use crate::wire::access::Client;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::same_host::{self, Lookout};
 use crate::wire::socket::{Frame, Kind, Socket};
@@ -499,7 +500,7 @@ fn open(folder: &Folder, side: Side) -> Result<Option<Socket>> {
             let Some(key) = folder.key() else {
                 return Ok(None);
             };
-            dial(&Endpoint::Ipc(folder.pair()), &key).map(Some)
+            dial(&Endpoint::Ipc(folder.pair()), &key, None).map(Some)
         }
     }
 }
@@ -511,8 +512,8 @@ pub(super) fn pair(endpoint: &Endpoint) -> Result<Socket> {
 }
 
 /// A socket on its way to a PAIR, with HELLO on it.
-pub(super) fn dial(endpoint: &Endpoint, key: &Key) -> Result<Socket> {
-    let socket = pair(endpoint)?.staying_lost().monitored()?;
+pub(super) fn dial(endpoint: &Endpoint, key: &Key, client: Option<&Arc<Client>>) -> Result<Socket> {
+    let mut socket = pair(endpoint)?.staying_lost().proving(client).monitored()?;
     socket.connect(endpoint)?;
     socket.send(greeting(HELLO, key));
     Ok(socket)

@@ -15,8 +15,9 @@ use super::frame::{HELLO, KNOCK, Key, ROOM, WELCOME, greeted, greeting};
 use super::link::{cannot_wait, dial, is_lost, pair};
 use super::poller::Poller;
 use crate::error::{Error, Result};
-use crate::pipeline::{check_dial, check_reach};
 use crate::wait::{Subscribers, Waitable, Watch, sealed};
+use crate::wire::access::{Client as Proof, Credentials, Listening, Means, Now};
+use crate::wire::by_port::ByPort;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::socket::{Kind, LinkEvent, Socket};
 
@@ -26,6 +27,8 @@ const PATIENCE_FOR_GUESTS: Duration = Duration::from_secs(10);
 const ROOMS: usize = 64;
 /// How often a client knocks.
 const KNOCK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether there are keys by the port.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long [`Client::connect`] tries.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -35,8 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// `R`; at the client's end it is the reverse. Clients may come one after the other or at once. `tcp://127.0.0.1:*` takes a free port, and
 /// [`endpoint`](Self::endpoint) says which. When it is dropped, connections that were accepted stay open.
 ///
-/// Only programs of this machine can come (and, by `ipc://`, only those of this user), unless it is told otherwise with
-/// [`bind_insecure`](Self::bind_insecure); anyone on it can connect to a TCP port.
+/// Only programs of this user on this machine can come, by `ipc://` and by TCP; with [keys](crate::keys) (`PROCESSION_KEYS`, or
+/// [`Keys::install`](crate::keys::Keys::install)) also those elsewhere that may join; and with [`bind_insecure`](Self::bind_insecure) anyone.
 ///
 /// ```
 /// use procession::{Client, Listener};
@@ -77,6 +80,9 @@ struct Door {
     guests: VecDeque<Socket>,
     /// Where the rooms of an `ipc` listener are.
     folder: Option<Rooms>,
+    /// How it listens by TCP; plain without.
+    listening: Option<Listening>,
+    _by_port: Vec<ByPort>,
 }
 
 /// The folder of an `ipc` listener's rooms, removed with it; what a killed one leaves is found like a pipe's.
@@ -164,7 +170,8 @@ impl Door {
     }
 
     fn open_room(&mut self, endpoint: &Endpoint, key: Key, poller: &Poller) -> Result<Room> {
-        let mut socket = pair(endpoint)?.monitored()?;
+        let server = self.listening.as_ref().map(|how| &how.server);
+        let mut socket = pair(endpoint)?.guarded(server).monitored()?;
         let address = match (&self.folder, endpoint) {
             (Some(rooms), _) => socket.bind(&Endpoint::Ipc(rooms.folder.new_socket()))?,
             (None, other) => socket
@@ -202,14 +209,19 @@ impl<S, R> Listener<S, R> {
 
     fn listen(endpoint: &str, insecure: bool) -> Result<Self> {
         let endpoint = parse(endpoint)?;
-        check_reach(&endpoint, insecure)?;
+        let listening = Means::insecure(insecure).to_listen(std::slice::from_ref(&endpoint))?;
         let folder = match endpoint {
             Endpoint::Ipc(_) => Some(Rooms::new()?),
             _ => None,
         };
-        let mut router = Socket::new(Kind::Router)?;
+        let server = listening.as_ref().map(|how| &how.server);
+        let mut router = Socket::new(Kind::Router)?.guarded(server);
         let poller = Poller::new().map_err(cannot_wait)?;
         let endpoint = router.bind(&endpoint)?;
+        let by_port = listening
+            .as_ref()
+            .map(|how| how.publish(std::slice::from_ref(&endpoint)))
+            .unwrap_or_default();
         poller.include(&router).map_err(cannot_wait)?;
         Ok(Self {
             inner: Mutex::new(Inner {
@@ -218,6 +230,8 @@ impl<S, R> Listener<S, R> {
                     rooms: Vec::new(),
                     guests: VecDeque::new(),
                     folder,
+                    listening,
+                    _by_port: by_port,
                 }),
                 waiting: 0,
             }),
@@ -373,9 +387,9 @@ impl Client {
 
     fn dial<S, R>(endpoint: &str, timeout: Duration, insecure: bool) -> Result<Connection<S, R>> {
         let endpoint = parse(endpoint)?;
-        check_dial(&endpoint, insecure)?;
+        let credentials = Means::insecure(insecure).to_dial(&endpoint)?;
         let deadline = Instant::now().checked_add(timeout);
-        let mut visit = Visit::begin(&endpoint)?;
+        let mut visit = Visit::begin(&endpoint, credentials)?;
         loop {
             if let Some(socket) = visit.step(&endpoint)? {
                 let end = End::of_visit(socket, false)?;
@@ -387,10 +401,17 @@ impl Client {
                     who: "client",
                     endpoint: endpoint.to_string(),
                     waited: timeout,
-                    advice: "is the listener running, and does it accept?".to_owned(),
+                    advice: match visit.is_keyless() {
+                        false => "is the listener running, and does it accept?",
+                        true => "no listener of this user's is there on this machine; for others set PROCESSION_KEYS on both sides",
+                    }
+                    .to_owned(),
                 });
             }
-            let next = visit.knocked + KNOCK_EVERY;
+            let next = match visit.is_keyless() {
+                false => visit.knocked + KNOCK_EVERY,
+                true => now + LOOK_EVERY,
+            };
             let until = deadline.map_or(next, |deadline| deadline.min(next));
             visit.poller.wait(Some(until));
         }
@@ -404,10 +425,13 @@ struct Visit {
     key: Key,
     knocked: Instant,
     room: Option<Socket>,
+    credentials: Credentials,
+    /// It is on its way, with this.
+    out: Option<Option<Arc<Proof>>>,
 }
 
 impl Visit {
-    fn begin(endpoint: &Endpoint) -> Result<Self> {
+    fn begin(endpoint: &Endpoint, credentials: Credentials) -> Result<Self> {
         let mut key = [0; 16];
         getrandom::fill(&mut key).map_err(|error| {
             let source = std::io::Error::other(error.to_string());
@@ -416,25 +440,59 @@ impl Visit {
         let dealer = Socket::new(Kind::Dealer)?.monitored()?;
         let poller = Arc::new(Poller::new().map_err(cannot_wait)?);
         poller.include(&dealer).map_err(cannot_wait)?;
-        dealer.connect(endpoint)?;
-        dealer.send(greeting(KNOCK, &key));
-        Ok(Self {
+        let mut visit = Self {
             dealer,
             poller,
             key,
             knocked: Instant::now(),
             room: None,
-        })
+            credentials,
+            out: None,
+        };
+        visit.set_out(endpoint)?;
+        Ok(visit)
+    }
+
+    /// Connects and knocks, once there is what to prove itself with.
+    fn set_out(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let client = match self.credentials.now(endpoint) {
+            Now::NotYet => return Ok(()),
+            Now::Plain => None,
+            Now::With(client) => Some(client),
+        };
+        self.dealer.prove(client.as_ref());
+        self.dealer.connect(endpoint)?;
+        self.dealer.send(greeting(KNOCK, &self.key));
+        self.knocked = Instant::now();
+        self.out = Some(client);
+        Ok(())
+    }
+
+    const fn is_keyless(&self) -> bool {
+        self.out.is_none()
     }
 
     /// Goes on as far as it can now; the connection, once the listener has opened it.
     fn step(&mut self, endpoint: &Endpoint) -> Result<Option<Socket>> {
+        if self.is_keyless() {
+            self.set_out(endpoint)?;
+        }
         for event in self.dealer.link_events() {
-            if let LinkEvent::Foreign(why) = event {
-                return Err(Error::Connect {
-                    endpoint: endpoint.to_string(),
-                    why,
-                });
+            match event {
+                LinkEvent::Foreign(why) => {
+                    return Err(Error::Connect {
+                        endpoint: endpoint.to_string(),
+                        why,
+                    });
+                }
+                LinkEvent::TurnedAway => {
+                    return Err(Error::TurnedAway {
+                        who: "client",
+                        endpoint: endpoint.to_string(),
+                        why: "its key is not among those that may join; put its client.key into the folder clients there".to_owned(),
+                    });
+                }
+                _ => {}
             }
         }
         while let Some(frame) = self.dealer.recv_frame() {
@@ -451,7 +509,7 @@ impl Visit {
             };
             if self.room.is_none() {
                 let address = address.with_host_if_any(endpoint.host().unwrap_or("127.0.0.1"));
-                let room = dial(&address, &self.key)?;
+                let room = dial(&address, &self.key, self.out.iter().flatten().next())?;
                 self.poller.include(&room).map_err(cannot_wait)?;
                 self.room = Some(room);
             }

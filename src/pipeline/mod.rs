@@ -47,11 +47,12 @@ pub use crate::hub::host::Summary;
 pub use crate::wire::frame::{PeerState, State};
 pub use poison_pill::Cause;
 pub use sink::{Got, Outcome, Receipt, Sink, SinkBuilder, SinkHandle, TaskError};
-pub use ventilator::{Putter, Ventilator, VentilatorBuilder, VentilatorHandle, status};
+pub use ventilator::{
+    Putter, Ventilator, VentilatorBuilder, VentilatorHandle, status, status_with,
+};
 pub use worker::{Answer, Lease, Slot, Worker, WorkerBuilder, WorkerEnd, WorkerHandle};
 
 use crate::error::{Error, Result};
-use crate::wire::endpoint::Endpoint;
 
 /// A random number that is not 0.
 pub(crate) fn random_id() -> Result<u64> {
@@ -65,27 +66,5 @@ pub(crate) fn random_id() -> Result<u64> {
         if id != 0 {
             return Ok(id);
         }
-    }
-}
-
-/// Dialling beyond this machine is refused unless it was asked for.
-pub(crate) fn check_dial(endpoint: &Endpoint, insecure: bool) -> Result<()> {
-    if insecure || endpoint.is_this_machine() {
-        Ok(())
-    } else {
-        Err(Error::ConnectBeyondLoopback {
-            endpoint: endpoint.to_string(),
-        })
-    }
-}
-
-/// Listening beyond this machine is refused unless it was asked for.
-pub(crate) fn check_reach(endpoint: &Endpoint, insecure: bool) -> Result<()> {
-    if insecure || endpoint.is_this_machine() {
-        Ok(())
-    } else {
-        Err(Error::BeyondLoopback {
-            endpoint: endpoint.to_string(),
-        })
     }
 }

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::{Cause, check_dial, check_reach, random_id};
+use super::{Cause, random_id};
 use crate::error::{Error, Result};
 use crate::hub::gather::{Arrived, Deliver, Gather, Joined, KeptBox, Settings, Shared, Waited};
+use crate::keys::Proof;
 use crate::registry::panics::text_of;
+use crate::wire::access::Means;
 use crate::wire::body::Body;
-use crate::wire::endpoint::Endpoint;
+use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{Kept, Pill};
 use crate::wire::id_set::IdSet;
 use crate::wire::payload::Payload;
@@ -127,7 +129,7 @@ pub struct SinkBuilder {
     tcp_host: Option<String>,
     ports: Option<(u16, u16)>,
     patience: Duration,
-    insecure: bool,
+    means: Means,
     ordered: bool,
     by_hand: bool,
     deliver: Option<Deliver>,
@@ -163,10 +165,18 @@ impl SinkBuilder {
         self
     }
 
-    /// Allows TCP beyond this machine.
+    /// Shows this by TCP: [`Keys`](crate::keys::Keys), instead of those that `PROCESSION_KEYS` names, or a [`Ticket`](crate::keys::Ticket). The
+    /// endpoint that is dialled may be another than the ticket's, where a tunnel leads there.
+    #[must_use]
+    pub fn proof(mut self, proof: impl Into<Proof>) -> Self {
+        self.means.show(proof.into());
+        self
+    }
+
+    /// Allows plain TCP, also beyond this machine.
     #[must_use]
     pub fn insecure(mut self, allowed: bool) -> Self {
-        self.insecure = allowed;
+        self.means.insecure = allowed;
         self
     }
 
@@ -205,25 +215,26 @@ impl SinkBuilder {
     /// [`Error::NobodyThere`], [`Error::Refused`] (there is a live sink already), or a bad endpoint.
     pub fn connect<R: Payload>(self, endpoint: &str) -> Result<Sink<R>> {
         let endpoint: Endpoint = endpoint.parse()?;
-        check_dial(&endpoint, self.insecure)?;
+        let credentials = self.means.to_dial(&endpoint)?;
         let bind = match &self.bind {
-            Some(text) => {
-                let bind: Endpoint = text.parse()?;
-                check_reach(&bind, self.insecure)?;
-                Some(bind)
-            }
+            Some(text) => Some(text.parse::<Endpoint>()?),
             None => None,
         };
-        if let Some(host) = &self.tcp_host {
-            let on = Endpoint::Tcp {
-                host: host.clone(),
-                port: 0,
-            };
-            check_reach(&on, self.insecure)?;
-        }
+        // Only members of the run get in there, and only where the run is insecure it may be otherwise.
+        let by_tcp = endpoint.transport() == Transport::Tcp
+            || self.tcp_host.is_some()
+            || bind
+                .as_ref()
+                .is_some_and(|bind| bind.transport() == Transport::Tcp);
+        let guard = match by_tcp {
+            true => self.means.to_gather()?,
+            false => None,
+        };
         let (gather, shared, joined) = Gather::connect(
             Settings {
                 endpoint,
+                credentials,
+                guard,
                 bind,
                 tcp_host: self.tcp_host,
                 ports: self.ports,
@@ -283,7 +294,7 @@ impl Sink<()> {
             tcp_host: None,
             ports: None,
             patience: Duration::from_secs(30),
-            insecure: false,
+            means: Means::default(),
             ordered: false,
             by_hand: false,
             deliver: None,

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::{check_dial, check_reach, random_id};
+use super::random_id;
 use crate::error::{Error, Result};
 use crate::hub::dial::Dial;
-use crate::hub::host::{GivenUp, Host, Orders, Settings, Summary};
+use crate::hub::host::{GivenUp, Host, Orders, Settings, Summary, host_name};
 use crate::hub::intake::Intake;
+use crate::keys::{Keys, Proof, Ticket};
 use crate::registry::panics::text_of;
+use crate::wire::access::Means;
 use crate::wire::body::Body;
-use crate::wire::endpoint::Endpoint;
+use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Message, RunId, State, StatusRequest, kind};
 use crate::wire::payload::Payload;
 use crate::wire::runtime_dir::RuntimeDir;
@@ -37,6 +39,7 @@ pub struct Ventilator<T: Payload> {
     waker: Waker,
     thread: Option<JoinHandle<Result<Summary>>>,
     endpoints: Vec<Endpoint>,
+    ticket: Option<Ticket>,
     run: RunId,
     dir: std::path::PathBuf,
     scratch: std::sync::Mutex<BytesMut>,
@@ -54,7 +57,7 @@ pub struct VentilatorBuilder {
     patience: Duration,
     ports: Option<(u16, u16)>,
     advertise: Option<String>,
-    insecure: bool,
+    means: Means,
     job: Vec<u8>,
     title: String,
     tries: u32,
@@ -99,10 +102,25 @@ impl VentilatorBuilder {
         self
     }
 
-    /// Allows TCP beyond this machine, where anyone who can connect may join.
+    /// Uses these keys by TCP, instead of those that `PROCESSION_KEYS` names.
+    #[must_use]
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.means.keys = Some(keys);
+        self
+    }
+
+    /// Lets others join with a [`Ticket`], which is made for this run: see [`Ventilator::ticket`]. So it may listen beyond this
+    /// machine without other keys.
+    #[must_use]
+    pub const fn ticket(mut self) -> Self {
+        self.means.make_ticket = true;
+        self
+    }
+
+    /// Allows plain TCP, also beyond this machine, where anyone who can connect may join.
     #[must_use]
     pub const fn insecure(mut self, allowed: bool) -> Self {
-        self.insecure = allowed;
+        self.means.insecure = allowed;
         self
     }
 
@@ -189,9 +207,10 @@ impl VentilatorBuilder {
         }
         for text in &self.endpoints {
             let endpoint: Endpoint = text.parse()?;
-            check_reach(&endpoint, self.insecure)?;
             binds.push(endpoint);
         }
+        let listening = self.means.to_listen(&binds)?.map(Arc::new);
+        let ticket_host = self.advertise.clone().unwrap_or_else(host_name);
         let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
         let intake = Intake::new(waker.clone());
         let orders = Arc::new(Orders::default());
@@ -208,6 +227,7 @@ impl VentilatorBuilder {
             queue: None,
             deaths: self.deaths,
             given_up: self.given_up,
+            listening: listening.clone(),
         };
         let (host, endpoints) = Host::bind(
             settings,
@@ -216,6 +236,13 @@ impl VentilatorBuilder {
             intake.clone(),
             Arc::clone(&orders),
         )?;
+        let ticket = listening
+            .filter(|_| self.means.make_ticket)
+            .and_then(|how| {
+                let tcp = |endpoint: &&Endpoint| endpoint.transport() == Transport::Tcp;
+                let endpoint = endpoints.iter().find(tcp)?.clone();
+                Some(how.ticket(&endpoint.with_host_if_any(&ticket_host)))
+            });
         let thread = std::thread::Builder::new()
             .name("ventilator".to_owned())
             .spawn(move || host.run())
@@ -226,6 +253,7 @@ impl VentilatorBuilder {
             waker,
             thread: Some(thread),
             endpoints,
+            ticket,
             run,
             dir: dir_path,
             scratch: std::sync::Mutex::default(),
@@ -325,6 +353,12 @@ impl<T: Payload> Ventilator<T> {
         &self.endpoints
     }
 
+    /// The ticket with which others join this run, if it was [asked for](VentilatorBuilder::ticket) and it listens by TCP.
+    #[must_use]
+    pub const fn ticket(&self) -> Option<&Ticket> {
+        self.ticket.as_ref()
+    }
+
     /// The run's id.
     #[must_use]
     pub const fn run_id(&self) -> u64 {
@@ -354,7 +388,7 @@ impl Ventilator<()> {
             patience: Duration::from_secs(30),
             ports: None,
             advertise: None,
-            insecure: false,
+            means: Means::default(),
             job: Vec::new(),
             title: String::new(),
             tries: 1,
@@ -444,9 +478,23 @@ impl VentilatorHandle {
 /// # Errors
 /// When nobody answers within `patience`.
 pub fn status(endpoint: &str, patience: Duration, insecure: bool) -> Result<State> {
+    ask(endpoint, patience, &Means::insecure(insecure))
+}
+
+/// The same, of one that asks for proof.
+///
+/// # Errors
+/// As there, and when the proof cannot be used.
+pub fn status_with(endpoint: &str, patience: Duration, proof: impl Into<Proof>) -> Result<State> {
+    let mut means = Means::default();
+    means.show(proof.into());
+    ask(endpoint, patience, &means)
+}
+
+fn ask(endpoint: &str, patience: Duration, means: &Means) -> Result<State> {
     let endpoint: Endpoint = endpoint.parse()?;
-    check_dial(&endpoint, insecure)?;
-    let mut dial = Dial::new("status", &endpoint, patience)?;
+    let credentials = means.to_dial(&endpoint)?;
+    let mut dial = Dial::new("status", &endpoint, credentials, patience)?;
     let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
     dial.greeted(frame::encode(&StatusRequest {
         kind: kind::STATUS,

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use serde::de::DeserializeOwned;
 
-use super::{Cause, check_dial, random_id};
+use super::{Cause, random_id};
 use crate::error::{Error, Result};
 use crate::hub::consumer::{Assigned, Consumer, Settings, Shared, Want};
 use crate::hub::outbox::{Finished, error_body};
+use crate::keys::Proof;
 use crate::registry::panics::text_of;
+use crate::wire::access::Means;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::payload::Payload;
 
@@ -41,7 +43,7 @@ pub struct Worker {
 pub struct WorkerBuilder {
     slots: u32,
     patience: Duration,
-    insecure: bool,
+    means: Means,
     on_kill: Option<Box<dyn Fn() + Send>>,
     on_dial: Option<Box<dyn FnOnce(WorkerHandle) + Send>>,
     on_end: Option<Box<dyn FnOnce() + Send>>,
@@ -62,10 +64,18 @@ impl WorkerBuilder {
         self
     }
 
-    /// Allows TCP beyond this machine.
+    /// Shows this by TCP: [`Keys`](crate::keys::Keys), instead of those that `PROCESSION_KEYS` names, or a [`Ticket`](crate::keys::Ticket). The
+    /// endpoint that is dialled may be another than the ticket's, where a tunnel leads there.
+    #[must_use]
+    pub fn proof(mut self, proof: impl Into<Proof>) -> Self {
+        self.means.show(proof.into());
+        self
+    }
+
+    /// Allows plain TCP, also beyond this machine.
     #[must_use]
     pub fn insecure(mut self, allowed: bool) -> Self {
-        self.insecure = allowed;
+        self.means.insecure = allowed;
         self
     }
 
@@ -82,11 +92,12 @@ impl WorkerBuilder {
     /// [`Error::NobodyThere`], [`Error::Refused`], or a bad endpoint.
     pub fn connect(self, endpoint: &str) -> Result<Worker> {
         let endpoint: Endpoint = endpoint.parse()?;
-        check_dial(&endpoint, self.insecure)?;
+        let credentials = self.means.to_dial(&endpoint)?;
         let peer = random_id()?;
         let (consumer, shared, job) = Consumer::connect(
             Settings {
                 endpoint,
+                credentials,
                 peer,
                 slots: self.slots,
                 patience: self.patience,
@@ -150,7 +161,7 @@ impl Worker {
         WorkerBuilder {
             slots: 1,
             patience: Duration::from_secs(30),
-            insecure: false,
+            means: Means::default(),
             on_kill: None,
             on_dial: None,
             on_end: None,

@@ -17,6 +17,7 @@ use super::job::End;
 use super::living;
 use super::table::Table;
 use crate::error::{Error, Result};
+use crate::keys::Keys;
 use crate::pipeline::{Sink, Ventilator, random_id};
 use crate::registry::Task;
 use crate::wire::body::Body;
@@ -68,6 +69,7 @@ pub struct PoolBuilder {
     time_limit: Option<Duration>,
     endpoint: Option<String>,
     insecure: bool,
+    keys: Option<Keys>,
     patience: Duration,
 }
 
@@ -82,6 +84,7 @@ impl Default for PoolBuilder {
             time_limit: None,
             endpoint: None,
             insecure: false,
+            keys: None,
             patience: Duration::from_secs(30),
         }
     }
@@ -147,7 +150,13 @@ impl PoolBuilder {
         self
     }
 
-    /// Allows TCP beyond this machine, where anyone who can connect may take tasks and give results.
+    /// Uses these keys by TCP, instead of those that `PROCESSION_KEYS` names.
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Allows plain TCP, also beyond this machine, where anyone who can connect may take tasks and give results.
     pub const fn insecure(mut self, allowed: bool) -> Self {
         self.insecure = allowed;
         self
@@ -184,6 +193,9 @@ impl PoolBuilder {
             .report_first_death();
         if let Some(endpoint) = &self.endpoint {
             builder = builder.bind_also(endpoint).job(&self.initializer)?;
+        }
+        if let Some(keys) = &self.keys {
+            builder = builder.keys(keys.clone());
         }
         let ventilator: Ventilator<Body> = builder.start()?;
         let dir = ventilator.private_dir().to_owned();
@@ -247,6 +259,7 @@ impl PoolBuilder {
             orders: Orders {
                 endpoint: format!("ipc://{}", dir.join("control").display()),
                 insecure: false,
+                keys: None,
                 patience: LOST,
                 initializer: self.initializer,
                 max_tasks: self.max_tasks,

@@ -15,6 +15,7 @@ use super::chunk::{Chunk, Entries, Fault, Manner, kind};
 use super::feed::to_body;
 use super::gather::{FAILED, TIMED_OUT};
 use super::time_limit::TimeLimit;
+use crate::keys::Keys;
 use crate::pipeline::{Answer, Lease, Slot, Worker, WorkerHandle};
 use crate::registry::{self, Entry};
 use crate::wire::body::Body;
@@ -24,6 +25,8 @@ use crate::wire::body::Body;
 pub(super) struct Orders {
     pub(super) endpoint: String,
     pub(super) insecure: bool,
+    /// The folder of the keys to show.
+    pub(super) keys: Option<PathBuf>,
     pub(super) patience: Duration,
     /// A task that is run before all others, and its encoded arguments.
     pub(super) initializer: Option<(String, ByteBuf)>,
@@ -127,7 +130,13 @@ pub(super) fn work(orders: &Orders) -> ChildEnd {
             }
         }
     };
-    let worker = Worker::builder()
+    let mut worker = Worker::builder();
+    match orders.keys.as_ref().map(Keys::open).transpose() {
+        Ok(None) => {}
+        Ok(Some(keys)) => worker = worker.proof(keys),
+        Err(error) => return ChildEnd::Lost(error.to_string()),
+    }
+    let worker = worker
         .patience(orders.patience)
         .insecure(orders.insecure)
         .on_kill(on_kill)

@@ -11,6 +11,7 @@ use super::child::Orders;
 use super::crew::{Crew, Settings};
 use super::living;
 use crate::error::{Error, Result};
+use crate::keys::Keys;
 use crate::pipeline::{Answer, Slot, Worker};
 use crate::wire::body::Body;
 use crate::wire::runtime_dir;
@@ -28,6 +29,7 @@ pub struct PoolWorker {
     max_tasks: u64,
     patience: Duration,
     insecure: bool,
+    keys: Option<Keys>,
 }
 
 impl PoolWorker {
@@ -39,6 +41,7 @@ impl PoolWorker {
             max_tasks: 0,
             patience: Duration::from_secs(30),
             insecure: false,
+            keys: None,
         }
     }
 
@@ -66,7 +69,13 @@ impl PoolWorker {
         self
     }
 
-    /// Allows TCP beyond this machine.
+    /// Uses these keys by TCP, instead of those that `PROCESSION_KEYS` names.
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Allows plain TCP, also beyond this machine.
     pub const fn insecure(mut self, allowed: bool) -> Self {
         self.insecure = allowed;
         self
@@ -82,10 +91,13 @@ impl PoolWorker {
     pub fn run(self) -> Result<()> {
         runtime_dir::sweep();
         // Joins and leaves at once, to hear what every worker has to do first.
-        let visitor = Worker::builder()
+        let mut visitor = Worker::builder()
             .patience(self.patience)
-            .insecure(self.insecure)
-            .connect(&self.endpoint)?;
+            .insecure(self.insecure);
+        if let Some(keys) = &self.keys {
+            visitor = visitor.proof(keys.clone());
+        }
+        let visitor = visitor.connect(&self.endpoint)?;
         let initializer: Option<(String, ByteBuf)> = visitor.job().unwrap_or_default();
         visitor.handle().leave();
         let end = visitor.serve(|mut slot: Slot<Body, Body>| {
@@ -102,6 +114,7 @@ impl PoolWorker {
             orders: Orders {
                 endpoint: self.endpoint,
                 insecure: self.insecure,
+                keys: self.keys.map(|keys| keys.dir().to_owned()),
                 patience: self.patience,
                 initializer,
                 max_tasks: self.max_tasks,

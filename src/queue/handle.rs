@@ -13,8 +13,10 @@ use crate::hub::host::{Host, Orders, Settings, host_name, machine_id};
 use crate::hub::intake::Intake;
 use crate::hub::ledger::DEATHS_ALONE;
 use crate::hub::member::{self, Shared, Wait};
-use crate::pipeline::{check_dial, check_reach, random_id};
+use crate::keys::Keys;
+use crate::pipeline::random_id;
 use crate::wait::Subscribers;
+use crate::wire::access::Means;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{QueueInfo, RunId};
 use crate::wire::runtime_dir::{self, RuntimeDir};
@@ -40,9 +42,20 @@ pub(super) struct Plan {
     pub(super) info: QueueInfo,
     pub(super) binds: Vec<String>,
     pub(super) insecure: bool,
+    pub(super) keys: Option<Keys>,
     pub(super) patience: Duration,
     pub(super) heartbeat: Duration,
     pub(super) ports: Option<(u16, u16)>,
+}
+
+impl Plan {
+    fn means(&self) -> Means {
+        Means {
+            insecure: self.insecure,
+            keys: self.keys.clone(),
+            ..Means::default()
+        }
+    }
 }
 
 /// The process's end of a queue. All handles of one queue in one process share it.
@@ -70,9 +83,9 @@ impl Inner {
         let mut binds = vec![here.clone(), private];
         for text in &plan.binds {
             let endpoint: Endpoint = text.parse()?;
-            check_reach(&endpoint, plan.insecure)?;
             binds.push(endpoint);
         }
+        let listening = plan.means().to_listen(&binds)?.map(Arc::new);
         let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
         let orders = Arc::new(Orders::default());
         let settings = Settings {
@@ -88,6 +101,7 @@ impl Inner {
             deaths: DEATHS_ALONE,
             given_up: None,
             queue: Some(plan.info),
+            listening,
         };
         let intake = Intake::new(waker.clone());
         let (host, bound) = Host::bind(settings, dir, waker.clone(), intake, Arc::clone(&orders))?;
@@ -152,11 +166,12 @@ impl Inner {
     /// Joins the queue at an endpoint.
     pub(super) fn connect(endpoint: &str, plan: &Plan) -> Result<Arc<Self>> {
         let endpoint: Endpoint = endpoint.parse()?;
-        check_dial(&endpoint, plan.insecure)?;
+        let credentials = plan.means().to_dial(&endpoint)?;
         let joining = Arc::<Joining>::default();
         let settings = || {
             Ok(member::Settings {
                 endpoint: endpoint.clone(),
+                credentials: credentials.clone(),
                 peer: random_id()?,
                 run: 0,
                 patience: plan.patience,
@@ -242,7 +257,8 @@ impl Inner {
                 ),
             });
         }
-        check_dial(&endpoint, self.ticket.insecure)?;
+        // A handle carries no keys: they are this process's own.
+        let credentials = Means::insecure(self.ticket.insecure).to_dial(&endpoint)?;
         if let Some(path) = endpoint.path()
             && !path.exists()
         {
@@ -253,6 +269,7 @@ impl Inner {
         }
         Ok(member::Settings {
             endpoint,
+            credentials,
             peer: random_id()?,
             run: self.ticket.run,
             patience: self.ticket.patience,

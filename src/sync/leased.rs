@@ -22,7 +22,7 @@ use self::remote::{By, Held, Remote, Wait, of_lock};
 use super::{Lock, Semaphore, deadline};
 use crate::error::{Error, Result};
 use crate::hub::host::{host_name, machine_id};
-use crate::pipeline::check_dial;
+use crate::wire::access::Means;
 use crate::wire::endpoint::Endpoint;
 
 /// Of what is said.
@@ -145,7 +145,7 @@ impl Leased {
 
     fn connect(endpoint: &str, insecure: bool, kind: Kind) -> Result<Self> {
         let endpoint: Endpoint = endpoint.parse()?;
-        check_dial(&endpoint, insecure)?;
+        Means::insecure(insecure).to_dial(&endpoint)?;
         let remote = Remote::new(endpoint.clone(), insecure, kind, None);
         let id = remote.connect()?;
         Ok(Self {
@@ -169,7 +169,7 @@ impl Leased {
                 ),
             });
         }
-        check_dial(&endpoint, ticket.insecure)?;
+        Means::insecure(ticket.insecure).to_dial(&endpoint)?;
         let remote = of_lock(ticket.id, || {
             Remote::new(endpoint, ticket.insecure, ticket.kind, Some(ticket.id))
         });

@@ -15,13 +15,17 @@
 //! | `frame/state` | a run's state, for who asks |
 //! | [`id_set`] | sets of task ids as ranges |
 //! | [`endpoint`] | `tcp://`, `ipc://`, `inproc://`: parsed and judged |
+//! | `access` | who may use TCP, and how each side proves who it is |
+//! | `by_port` | how programs of one user find each other's keys on loopback |
 //! | [`runtime_dir`] | the private directory for sockets |
 //! | `same_host` | rings of shared memory below sockets, between ends on one host |
-//! | `socket` | the only user of the `zmq` crate |
+//! | `socket` | the only user of the `zmq` crate; `socket/curve`: encryption, and who is let in |
 //! | `wake` | how another thread interrupts an event loop |
 
+pub(crate) mod access;
 pub mod block;
 pub mod body;
+pub(crate) mod by_port;
 pub mod endpoint;
 pub mod frame;
 pub mod id_set;

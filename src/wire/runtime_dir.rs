@@ -137,7 +137,7 @@ const NOT_ALIVE_YET: &str = "alive.new";
 const NEW: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Whether the program that made this lock lives.
-fn is_locked(lock: &Path) -> bool {
+pub(crate) fn is_locked(lock: &Path) -> bool {
     fs::File::open(lock).is_ok_and(|file| {
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()
     })

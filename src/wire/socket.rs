@@ -1,5 +1,7 @@
 //! ZeroMQ sockets as the event loops use them: never blocking in a send, never lingering for ever, bounded frames. This file
-//! is the only user of the `zmq` crate, so that another binding can take its place.
+//! and those below it are the only users of the `zmq` crate, so that another binding can take its place.
+
+pub(crate) mod curve;
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -8,13 +10,14 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::wire::endpoint::Endpoint;
+use crate::wire::access::{Client, Server};
+use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::MAX_FRAME;
 use crate::wire::same_host::{self, Heard, Incoming, Lookout, Outgoing, Spin, Way};
 use crate::wire::wake::Waker;
@@ -73,6 +76,8 @@ pub(crate) enum LinkEvent {
     Failed,
     /// Somebody answers there who does not speak our protocol.
     Foreign(String),
+    /// Our key is not in the list of who listens there.
+    TurnedAway,
 }
 
 impl LinkEvent {
@@ -91,6 +96,19 @@ pub(crate) struct Socket {
     outgoing: Option<RefCell<Outgoing>>,
     /// And where this one may.
     incoming: Option<RefCell<Arrivals>>,
+    /// Who may use it by TCP.
+    guard: Guard,
+    /// It was bound to TCP as a server that lets in some.
+    serves: bool,
+}
+
+/// How TCP is guarded on a socket. Other transports are guarded by their directories.
+enum Guard {
+    Plain,
+    /// What is bound lets in whom this server lets in.
+    Server(Arc<Server>),
+    /// What is connected proves itself, and asks for proof.
+    Client(Arc<Client>),
 }
 
 /// What comes by rings, and what came by the socket and is not its turn yet.
@@ -170,7 +188,46 @@ impl Socket {
             bound: Vec::new(),
             outgoing: None,
             incoming: None,
+            guard: Guard::Plain,
+            serves: false,
         })
+    }
+
+    /// Lets in whom `server` lets in, where it is bound to TCP from now on; everybody, when there is none. What is not TCP has to be bound
+    /// before.
+    pub(crate) fn guarded(mut self, server: Option<&Arc<Server>>) -> Self {
+        self.guard = server.map_or(Guard::Plain, |server| Guard::Server(Arc::clone(server)));
+        self
+    }
+
+    /// Proves itself where it is connected by TCP from now on, and asks for proof; neither, when there is no `client`.
+    pub(crate) fn proving(mut self, client: Option<&Arc<Client>>) -> Self {
+        self.prove(client);
+        self
+    }
+
+    /// The same.
+    pub(crate) fn prove(&mut self, client: Option<&Arc<Client>>) {
+        self.guard = client.map_or(Guard::Plain, |client| Guard::Client(Arc::clone(client)));
+    }
+
+    /// What is bound or connected next is guarded as its transport has to be.
+    fn set_guard(&mut self, transport: Transport) -> std::result::Result<(), String> {
+        match (&self.guard, transport) {
+            (Guard::Plain, _) => Ok(()),
+            (Guard::Server(server), Transport::Tcp) => {
+                self.serves = true;
+                curve::serve(&mut self.inner, server)
+            }
+            // libzmq has no way back.
+            (Guard::Server(_), Transport::Ipc) if self.serves => {
+                return Err("what is plain has to be bound before TCP is".to_owned());
+            }
+            (Guard::Server(_), _) => Ok(()),
+            (Guard::Client(client), Transport::Tcp) => curve::visit(&self.inner, client),
+            (Guard::Client(_), _) => curve::plain(&self.inner),
+        }
+        .map_err(|error| format!("cannot encrypt there: {}", error.message()))
     }
 
     /// Takes frames by the same-host path, from those who offer it.
@@ -301,9 +358,7 @@ impl Socket {
                 zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL => LinkEvent::Foreign(
                     "what listens there does not answer as ZeroMQ does".to_owned(),
                 ),
-                zmq::SocketEvent::HANDSHAKE_FAILED_AUTH => {
-                    LinkEvent::Foreign("authentication failed".to_owned())
-                }
+                zmq::SocketEvent::HANDSHAKE_FAILED_AUTH => LinkEvent::TurnedAway,
                 _ => continue,
             });
         }
@@ -320,6 +375,7 @@ impl Socket {
             Endpoint::Ipc(path) => Some(lock_path(path).map_err(failed)?),
             _ => None,
         };
+        self.set_guard(endpoint.transport()).map_err(failed)?;
         self.inner
             .bind(&endpoint.to_bind())
             .map_err(|error| failed(bind_advice(error, endpoint)))?;
@@ -351,6 +407,10 @@ impl Socket {
         let Some((first, last)) = ports else {
             return self.bind(&at(0));
         };
+        self.set_guard(Transport::Tcp).map_err(|why| Error::Bind {
+            endpoint: at(first).to_string(),
+            why,
+        })?;
         for port in first..=last {
             match self.inner.bind(&at(port).to_bind()) {
                 Ok(()) => return Ok(at(port)),
@@ -377,17 +437,19 @@ impl Socket {
         }
     }
 
-    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Result<()> {
-        self.inner
-            .connect(&endpoint.to_string())
-            .map_err(|error| Error::Connect {
-                endpoint: endpoint.to_string(),
-                why: match error {
-                    zmq::Error::EINVAL => "the name is not known".to_owned(),
-                    zmq::Error::ECONNREFUSED => "nobody listens there in this process".to_owned(),
-                    other => other.message().to_owned(),
-                },
+    pub(crate) fn connect(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let failed = |why: String| Error::Connect {
+            endpoint: endpoint.to_string(),
+            why,
+        };
+        self.set_guard(endpoint.transport()).map_err(failed)?;
+        self.inner.connect(&endpoint.to_string()).map_err(|error| {
+            failed(match error {
+                zmq::Error::EINVAL => "the name is not known".to_owned(),
+                zmq::Error::ECONNREFUSED => "nobody listens there in this process".to_owned(),
+                other => other.message().to_owned(),
             })
+        })
     }
 
     /// Sends now; `false` when that is not possible now (nobody is connected).

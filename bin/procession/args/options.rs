@@ -141,9 +141,58 @@ pub struct ReachArgs {
     #[arg(long, value_name = "SECS", default_value = "30", value_parser = quantity::duration)]
     pub patience: Duration,
 
-    /// Allow TCP beyond this machine, unencrypted and open to anyone
-    #[arg(long)]
+    /// Prove by the keys in DIR who comes and who listens, by TCP (procession keygen makes them)
+    ///
+    /// Without it, the folder that PROCESSION_KEYS names. On loopback neither is needed among programs of one user.
+    #[arg(long, value_name = "DIR")]
+    pub keys: Option<PathBuf>,
+
+    /// Allow plain TCP, also beyond this machine: unencrypted and open to anyone
+    #[arg(long, conflicts_with = "keys")]
     pub insecure: bool,
+}
+
+/// What lets one in at a ventilator.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct JoinArgs {
+    /// Join with the ticket in FILE (see --ticket-out); - is standard input
+    ///
+    /// It says where, too; --connect may name another way there, for instance a tunnel.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keys", "insecure"], value_parser = OsStringValueParser::new().try_map(TicketFile::parse))]
+    pub ticket: Option<TicketFile>,
+}
+
+/// How others come to this ventilator.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct TicketArgs {
+    /// Write a ticket to FILE, with which others join this run by TCP; - is stderr
+    ///
+    /// One line, which is a secret, with keys that are made for this run and end with it.
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure", value_parser = OsStringValueParser::new().try_map(TicketFile::parse))]
+    pub ticket_out: Option<TicketFile>,
+}
+
+/// An argument of `--ticket` or `--ticket-out`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TicketFile {
+    /// `-`
+    Standard,
+    /// A file by its name
+    Path(PathBuf),
+}
+
+impl TicketFile {
+    fn parse(word: OsString) -> Result<Self, String> {
+        match word.as_encoded_bytes() {
+            b"" => Err("the name of a file is needed".into()),
+            b"-" => Ok(Self::Standard),
+            // A ticket on the command line would be seen by everybody on the machine.
+            word if word.starts_with(b"procession-ticket-") => {
+                Err("this is a ticket, and the name of a file is needed: write it to a file of mode 0600, or give - and standard input".into())
+            }
+            _ => Ok(Self::Path(word.into())),
+        }
+    }
 }
 
 /// How much is said on stderr.

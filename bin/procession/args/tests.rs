@@ -268,8 +268,8 @@ fn each_role_reads_its_own_options() {
         panic!()
     };
     assert_eq!(
-        (args.connect.as_str(), args.jobs.jobs),
-        ("ipc:///x", Jobs::Count(3))
+        (args.connect.as_deref(), args.jobs.jobs),
+        (Some("ipc:///x"), Jobs::Count(3))
     );
     assert_eq!(args.command, strings(&["gzip", "-9"]));
     let Ok(Action::Sink(args)) =

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::hub::dial::{Dial, Need, say_malformed};
 use crate::hub::host::{host_name, machine_id};
 use crate::hub::outbox::Outbox;
+use crate::wire::access;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Hello, Message, PeerId, Pill, Role, TaskId, Welcome, kind};
 use crate::wire::wake::Waker;
@@ -38,7 +39,12 @@ impl Consumer {
         });
         before_dialling(&shared);
         let mut consumer = Self {
-            dial: Dial::new("worker", &settings.endpoint, settings.patience)?,
+            dial: Dial::new(
+                "worker",
+                &settings.endpoint,
+                settings.credentials.clone(),
+                settings.patience,
+            )?,
             shared: Arc::clone(&shared),
             run: 0,
             heartbeat: Duration::from_secs(1),
@@ -55,6 +61,7 @@ impl Consumer {
             goodbye_heard: false,
             link_retry: None,
             ready: Ready::ALL,
+            pass: None,
             settings,
         };
         consumer.hello();
@@ -115,6 +122,7 @@ impl Consumer {
             ordered: false,
             endpoints: Vec::new(),
             rings: true,
+            key: String::new(),
         };
         self.dial.greeted(frame::encode(&hello));
     }
@@ -126,7 +134,7 @@ impl Consumer {
         let address: Endpoint = welcome.address.parse()?;
         let address =
             address.with_host_if_any(self.settings.endpoint.host().unwrap_or("127.0.0.1"));
-        let lane = Lane::connect(&address)?;
+        let lane = Lane::connect(&address, self.dial.client())?;
         self.dial.welcomed();
         self.run = welcome.run;
         self.outbox.set_run(welcome.run);
@@ -139,18 +147,26 @@ impl Consumer {
         }
         self.lane = Some(lane);
         self.said = None;
-        self.set_sink(welcome.sink, &welcome.endpoints, welcome.window)
+        self.pass = welcome.pass()?;
+        self.set_sink(
+            welcome.sink,
+            &welcome.endpoints,
+            &welcome.key,
+            welcome.window,
+        )
     }
 
     pub(super) fn set_sink(
         &mut self,
         sink: PeerId,
         endpoints: &[String],
+        key: &str,
         window: u64,
     ) -> Result<()> {
         self.link_retry = None;
+        let client = access::to_results(key, self.pass.as_ref());
         self.outbox
-            .set_sink(sink, endpoints, window, &self.settings.endpoint)
+            .set_sink(sink, endpoints, window, &self.settings.endpoint, client)
             .map_err(|why| Error::Connect {
                 endpoint: endpoints.join(", "),
                 why,

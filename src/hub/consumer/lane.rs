@@ -1,5 +1,7 @@
 //! The worker's end of its lane: tasks come in, and those that had not started go back.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::Consumer;
@@ -8,6 +10,7 @@ use crate::error::Result;
 use crate::hub::dial::say_malformed;
 use crate::hub::hand_over;
 use crate::hub::outbox::{Finished, error_body};
+use crate::wire::access::Client;
 use crate::wire::body::{Arriving, Body, IN_MEMORY};
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Message, Part, Place, TaskId, TaskList, kind};
@@ -25,8 +28,14 @@ pub(in crate::hub) struct Lane {
 
 impl Lane {
     /// Pulls from the lane at `address`.
-    pub(in crate::hub) fn connect(address: &Endpoint) -> Result<Self> {
-        let mut socket = Socket::new(Kind::Pull)?.without_reconnect().taking_rings();
+    pub(in crate::hub) fn connect(
+        address: &Endpoint,
+        client: Option<&Arc<Client>>,
+    ) -> Result<Self> {
+        let mut socket = Socket::new(Kind::Pull)?
+            .without_reconnect()
+            .taking_rings()
+            .proving(client);
         if address.transport() != Transport::Inproc {
             socket = socket.monitored()?;
         }

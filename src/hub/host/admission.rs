@@ -129,6 +129,17 @@ impl Host {
             acked: Vec::new(),
             resumed: false,
             ack: 0,
+            key: self
+                .sink
+                .as_ref()
+                .map(|sink| sink.key.clone())
+                .unwrap_or_default(),
+            pass: self
+                .settings
+                .listening
+                .as_ref()
+                .map(|how| how.pass())
+                .unwrap_or_default(),
         }
     }
 
@@ -146,6 +157,7 @@ impl Host {
             self.dir.path(),
             self.lanes_made,
             self.settings.run,
+            self.server(),
         )?;
         let lane = match rings {
             true => lane.offering_rings(),

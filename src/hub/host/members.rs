@@ -88,7 +88,9 @@ impl Host {
         transports.sort_unstable();
         transports.dedup();
         for transport in transports {
-            let mut socket = Socket::new(Kind::Pull)?.taking_rings();
+            let mut socket = Socket::new(Kind::Pull)?
+                .taking_rings()
+                .guarded(self.server());
             let address = match transport {
                 Transport::Inproc => {
                     socket.bind(&Endpoint::Inproc(format!("{:x}-put", self.settings.run)))?

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Host, SinkPeer, TURN};
+use crate::wire::access;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Hello, Message, SinkAt, Welcome, kind};
 use crate::wire::socket::{Kind, Socket};
@@ -27,7 +28,7 @@ impl Host {
             None => 0,
         };
         let bound = Socket::new(Kind::Pull)
-            .map(Socket::taking_rings)
+            .map(|socket| socket.taking_rings().guarded(self.server()))
             .and_then(|socket| match via {
                 Transport::Inproc => Ok(socket),
                 _ => socket.monitored(),
@@ -65,6 +66,7 @@ impl Host {
             pid: hello.pid,
             same_machine: via != Transport::Tcp || hello.machine == self.machine,
             endpoints,
+            key: hello.key,
             acks,
             address: bound.clone(),
             up: via == Transport::Inproc,
@@ -122,6 +124,7 @@ impl Host {
             sink: welcome.sink,
             endpoints: welcome.endpoints.clone(),
             window: welcome.window,
+            key: welcome.key.clone(),
         });
         for peer in self.peers.values() {
             self.control.send_to(&peer.route, at.clone());
@@ -133,10 +136,16 @@ impl Host {
             .min_by_key(|endpoint| endpoint.transport())
             .cloned()
             .unwrap_or(Endpoint::Inproc(String::new()));
-        if let Err(why) =
-            self.verdicts
-                .set_sink(welcome.sink, &welcome.endpoints, welcome.window, &here)
-        {
+        let pass = self.settings.listening.as_ref().map(|how| how.own_pass());
+        let client = access::to_results(&welcome.key, pass);
+        let set = self.verdicts.set_sink(
+            welcome.sink,
+            &welcome.endpoints,
+            welcome.window,
+            &here,
+            client,
+        );
+        if let Err(why) = set {
             log::warn!("{why}");
         }
     }

@@ -87,6 +87,8 @@ pub struct SinkAt {
     pub endpoints: Vec<String>,
     /// How many bytes a worker may have under way to it.
     pub window: u64,
+    /// Its public key (Z85) where it gathers results by TCP; empty when that is plain.
+    pub key: String,
 }
 
 /// Relayed acknowledgements: drop these tasks' results, or do not start them.

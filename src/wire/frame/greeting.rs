@@ -1,8 +1,12 @@
 //! The first messages: who says hello, and the answer.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{PeerId, RunId, TaskId};
+use crate::error::{Error, Result};
+use crate::keys::KeyPair;
 
 /// What a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +53,12 @@ pub struct Hello {
     pub endpoints: Vec<String>,
     /// A consumer: whether it understands the same-host path (docs/same-host.md).
     pub rings: bool,
+    /// A sink: its public key (Z85) where it gathers results by TCP; empty when that is plain.
+    pub key: String,
 }
 
 /// The answer to [`Hello`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// [`kind::WELCOME`](super::kind::WELCOME).
     pub kind: u8,
@@ -79,6 +85,43 @@ pub struct Welcome {
     pub resumed: bool,
     /// A sink that comes back: the number of the last [`Ack`](super::Ack) that arrived.
     pub ack: u64,
+    /// The sink's public key (Z85) where it gathers results by TCP; empty when that is plain.
+    pub key: String,
+    /// The pair that all members of the run show to the sink (public and secret, Z85, 80 characters); empty when the run is plain.
+    pub pass: String,
+}
+
+impl Welcome {
+    /// The pair that all members of the run show to the sink.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn pass(&self) -> Result<Option<KeyPair>> {
+        if self.pass.is_empty() {
+            return Ok(None);
+        }
+        let halves = self.pass.split_at_checked(self.pass.len() / 2);
+        let (public, secret) = halves.unwrap_or_default();
+        KeyPair::from_z85(public, secret)
+            .map(Some)
+            .map_err(|why| Error::Encoding {
+                what: "the welcome's pass".to_owned(),
+                why: why.to_string(),
+            })
+    }
+}
+
+impl fmt::Debug for Welcome {
+    /// Without the pass, which is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Welcome")
+            .field("run", &self.run)
+            .field("peer", &self.peer)
+            .field("address", &self.address)
+            .field("sink", &self.sink)
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
 }
 
 /// No, and why. `again` says that asking again may help.
