@@ -1,12 +1,14 @@
 """A worker in Python (pyzmq, msgpack), beside any others, that runs one command at a time. In two terminals:
     procession run --bind ipc:///tmp/jobs --json 'sleep 0.1; echo {}' ::: $(seq 99)
     python3 examples/python_worker.py ipc:///tmp/jobs
-By TCP it joins with a ticket (--ticket-out FILE there): python3 examples/python_worker.py FILE. Not for --pipe, --filter, --timeout, other placeholders than {}, nor outputs over 1 MB. Messages: docs/protocol.md."""
+By TCP it joins with a ticket, which that run wrote (--ticket-out FILE): python3 examples/python_worker.py FILE.
+Not for --pipe, --filter, --timeout, other placeholders than {}, nor outputs over 1 MB. Messages: docs/protocol.md."""
 import contextlib, os, random, signal, socket, subprocess, sys, time, msgpack, zmq
 HELLO, WELCOME, REFUSED, CREDIT, AGAIN, GOODBYE, SINK, DONE, REJOIN, PILL = 1, 2, 3, 4, 7, 8, 9, 10, 12, 13
 TASKS, PART, RESULTS, STOP, tasks, parts, kept = 14, 15, 16, 20, [], {}, {}  # kept: results not acknowledged
-words = [sys.argv[1]] if "://" in sys.argv[1] else open(sys.argv[1]).read().split()[1:]  # a ticket: endpoint and keys
-endpoint, proof, me, host, heard = words[0], [key.encode() for key in words[1:]], random.getrandbits(62) + 1, socket.gethostname(), time.monotonic()
+endpoint, *keys = [sys.argv[1]] if "://" in sys.argv[1] else open(sys.argv[1]).read().split()[1:]
+proof = [key.encode() for key in keys]  # of a ticket: the ventilator's key, and our pair
+me, host, heard = random.getrandbits(62) + 1, socket.gethostname(), time.monotonic()
 run, lane, sink, link, received, heartbeat, ended = 0, None, None, 0, 0, 1000, False
 def connect(kind, address, keys=None):  # a host of * stands for the one that we dialled; keys: theirs, and our pair
     s = zmq.Context.instance().socket(kind)

@@ -514,7 +514,11 @@ fn the_page_has_the_bytes_of_every_message() -> Result<(), Box<dyn std::error::E
         wrong.is_empty(),
         "docs/protocol.md and the code differ:\n{wrong}"
     );
-    let kinds: std::collections::BTreeSet<u8> = examples.values().map(|bytes| bytes[1]).collect();
+    let kinds: std::collections::BTreeSet<u8> = examples
+        .values()
+        // Behind the array's head, which has three bytes when there are more than 15 fields.
+        .map(|bytes| if bytes[0] == 0xdc { bytes[3] } else { bytes[1] })
+        .collect();
     assert!(
         kinds.into_iter().eq(1..=kind::ANSWER),
         "a kind has no example"
@@ -708,7 +712,10 @@ fn a_length_that_is_not_there_allocates_nothing() {
 #[test]
 fn a_ventilator_outlives_what_is_no_message_and_refuses_another_version()
 -> Result<(), Box<dyn std::error::Error>> {
-    let ventilator = Ventilator::<u64>::bind("tcp://127.0.0.1:*")?;
+    // Insecure, so that a stranger comes so far as to say something.
+    let ventilator: Ventilator<u64> = Ventilator::<()>::builder("tcp://127.0.0.1:*")
+        .insecure(true)
+        .start()?;
     let endpoint = ventilator.endpoints()[0].to_string();
     let context = zmq::Context::new();
     let stranger = context.socket(zmq::DEALER)?;
@@ -735,7 +742,7 @@ fn a_ventilator_outlives_what_is_no_message_and_refuses_another_version()
     }
     // A frame that is too long costs its sender the connection, and nobody else anything.
     stranger.send(vec![0; MAX_FRAME + 1], 0)?;
-    assert_eq!(status(&endpoint, Duration::from_secs(30), false)?.done, 0);
+    assert_eq!(status(&endpoint, Duration::from_secs(30), true)?.done, 0);
     Ok(())
 }
 

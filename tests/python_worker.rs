@@ -56,7 +56,8 @@ fn until_joined(scene: &Scene, endpoint: &str, workers: usize) {
 }
 
 /// Python and two of ours do tasks whose input comes when all of them are there.
-fn works_beside_others(test: &str, endpoint: impl Fn(&Scene) -> String) {
+/// `by_ticket`: Python is told where, and with which keys, by a ticket, as it cannot find those keys by the port.
+fn works_beside_others(test: &str, endpoint: impl Fn(&Scene) -> String, by_ticket: bool) {
     let Some(python) = python(test) else {
         return;
     };
@@ -64,13 +65,20 @@ fn works_beside_others(test: &str, endpoint: impl Fn(&Scene) -> String) {
     let endpoint = endpoint(&scene);
     let start = |args: &[&str]| -> Running { scene.procession(args).start() };
     // Started in an order in which nobody is there yet for anybody.
-    let foreign = python_worker(&scene, &python, &endpoint).start();
+    let by_endpoint = || python_worker(&scene, &python, &endpoint).start();
+    let foreign = (!by_ticket).then(by_endpoint);
     let ours = [(); 2].map(|()| start(&["worker", "--connect", &endpoint, "-j1"]));
     let sink = start(&["sink", "--connect", &endpoint, "--json"]);
     let mut ventilator = scene
-        .procession(["ventilator", "--bind", &endpoint, "sleep 0.01; echo {}"])
+        .procession(["ventilator", "--bind", &endpoint])
+        .args(by_ticket.then_some("--ticket-out=ticket"))
+        .arg("sleep 0.01; echo {}")
         .open_input()
         .start();
+    let foreign = foreign.unwrap_or_else(|| {
+        scene.until_true("the ticket", || scene.path("ticket").exists());
+        python_worker(&scene, &python, "ticket").start()
+    });
     until_joined(&scene, &endpoint, 3);
     if let Some(mut input) = ventilator.stdin.take() {
         std::io::Write::write_all(&mut input, &numbers(200)).expect("the ventilator reads");
@@ -107,14 +115,20 @@ fn works_beside_others(test: &str, endpoint: impl Fn(&Scene) -> String) {
 
 #[test]
 fn python_works_beside_rust_over_ipc() {
-    works_beside_others("python_works_beside_rust_over_ipc", |scene| {
-        scene.ipc("jobs")
-    });
+    works_beside_others(
+        "python_works_beside_rust_over_ipc",
+        |scene| scene.ipc("jobs"),
+        false,
+    );
 }
 
 #[test]
-fn python_works_beside_rust_over_tcp() {
-    works_beside_others("python_works_beside_rust_over_tcp", |_| tcp());
+fn python_works_beside_rust_over_tcp_with_a_ticket() {
+    works_beside_others(
+        "python_works_beside_rust_over_tcp_with_a_ticket",
+        |_| tcp(),
+        true,
+    );
 }
 
 /// Python alone does the tasks of `run -j0`, given as words, as a script, or as the input itself.

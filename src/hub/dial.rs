@@ -28,7 +28,6 @@ pub(crate) struct Dial {
     client: Option<Arc<Client>>,
     /// There is nothing to prove itself with yet, so it is not on its way: since when.
     keyless: Option<Instant>,
-    turned_away: u32,
     patience: Duration,
     pub(crate) socket: Socket,
     /// Since when nothing was heard.
@@ -67,7 +66,6 @@ impl Dial {
             credentials,
             client: None,
             keyless: None,
-            turned_away: 0,
             patience,
             socket: Socket::new(Kind::Dealer)?,
             last_heard: Instant::now(),
@@ -225,12 +223,9 @@ impl Dial {
                     self.broken = 0;
                     log::trace!("{}: no connection yet", self.endpoint);
                 }
-                LinkEvent::TurnedAway => {
-                    self.turned_away += 1;
-                    if self.turned_away >= STRANGE {
-                        return Err(self.turned_away());
-                    }
-                }
+                // libzmq does not try again after these.
+                LinkEvent::TurnedAway => return Err(self.turned_away()),
+                LinkEvent::OneSided => return Err(self.one_sided()),
                 LinkEvent::Foreign(why) => {
                     self.broken += 1;
                     log::debug!("{}: {why}", self.endpoint);
@@ -252,6 +247,21 @@ impl Dial {
                 "its key {} is not among those that may join; put its client.key into the folder clients there, or ask for a new ticket",
                 key.map(|key| key.to_string()).unwrap_or_default()
             ),
+        }
+    }
+
+    fn one_sided(&self) -> Error {
+        let host = self.host();
+        Error::TurnedAway {
+            who: self.who,
+            endpoint: self.endpoint.to_string(),
+            why: match &self.client {
+                Some(_) => format!(
+                    "that {host} is plain, and this {} has keys; it may not be the one that is meant. If it is, say --insecure here, too, without keys",
+                    self.who
+                ),
+                None => format!("that {host} has keys; give --keys or --ticket"),
+            },
         }
     }
 

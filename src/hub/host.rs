@@ -31,7 +31,6 @@ use super::outbox::Outbox;
 use crate::error::{Error, Result};
 use crate::wire::access::{Listening, Server};
 use crate::wire::body::Body;
-use crate::wire::by_port::ByPort;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{PeerId, QueueInfo, RunId, TaskId};
 use crate::wire::runtime_dir::RuntimeDir;
@@ -143,8 +142,6 @@ pub(crate) struct Host {
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
-    /// Where programs of this user find how to come in.
-    _by_port: Vec<ByPort>,
     members: Option<members::Members>,
     /// Since when a queue's creator has left, and how many items it left behind.
     left_at: Option<Instant>,
@@ -170,11 +167,9 @@ impl Host {
             }
         }
         settings.binds.clone_from(&bound);
-        let by_port = settings
-            .listening
-            .as_ref()
-            .map(|how| how.publish(&bound))
-            .unwrap_or_default();
+        if let Some(how) = &settings.listening {
+            how.publish(&bound, dir.path());
+        }
         let now = Instant::now();
         let run = settings.run;
         let queue = settings.queue;
@@ -207,7 +202,6 @@ impl Host {
             alone_since: now,
             sinkless_since: now,
             error: None,
-            _by_port: by_port,
             members: queue.map(members::Members::new),
             left_at: None,
             dropped: 0,

@@ -15,10 +15,11 @@ use super::frame::{HELLO, KNOCK, Key, ROOM, WELCOME, greeted, greeting};
 use super::link::{cannot_wait, dial, is_lost, pair};
 use super::poller::Poller;
 use crate::error::{Error, Result};
+use crate::pipeline::random_id;
 use crate::wait::{Subscribers, Waitable, Watch, sealed};
 use crate::wire::access::{Client as Proof, Credentials, Listening, Means, Now};
-use crate::wire::by_port::ByPort;
 use crate::wire::endpoint::Endpoint;
+use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::socket::{Kind, LinkEvent, Socket};
 
 /// How long a client that has knocked may take to come in.
@@ -82,7 +83,8 @@ struct Door {
     folder: Option<Rooms>,
     /// How it listens by TCP; plain without.
     listening: Option<Listening>,
-    _by_port: Vec<ByPort>,
+    /// Where this user's programs find the keys for that.
+    _keys: Option<RuntimeDir>,
 }
 
 /// The folder of an `ipc` listener's rooms, removed with it; what a killed one leaves is found like a pipe's.
@@ -218,10 +220,14 @@ impl<S, R> Listener<S, R> {
         let mut router = Socket::new(Kind::Router)?.guarded(server);
         let poller = Poller::new().map_err(cannot_wait)?;
         let endpoint = router.bind(&endpoint)?;
-        let by_port = listening
-            .as_ref()
-            .map(|how| how.publish(std::slice::from_ref(&endpoint)))
-            .unwrap_or_default();
+        let keys = match &listening {
+            Some(how) => {
+                let dir = RuntimeDir::create(&format!("l{:016x}", random_id()?))?;
+                how.publish(std::slice::from_ref(&endpoint), dir.path());
+                Some(dir)
+            }
+            None => None,
+        };
         poller.include(&router).map_err(cannot_wait)?;
         Ok(Self {
             inner: Mutex::new(Inner {
@@ -231,7 +237,7 @@ impl<S, R> Listener<S, R> {
                     guests: VecDeque::new(),
                     folder,
                     listening,
-                    _by_port: by_port,
+                    _keys: keys,
                 }),
                 waiting: 0,
             }),
@@ -483,6 +489,13 @@ impl Visit {
                     return Err(Error::Connect {
                         endpoint: endpoint.to_string(),
                         why,
+                    });
+                }
+                LinkEvent::OneSided => {
+                    return Err(Error::TurnedAway {
+                        who: "client",
+                        endpoint: endpoint.to_string(),
+                        why: "one of both has keys, and the other is plain: set PROCESSION_KEYS on both sides, or take the insecure form on both".to_owned(),
                     });
                 }
                 LinkEvent::TurnedAway => {

@@ -8,13 +8,14 @@
 //! | `insecure` | plain | what is found by the port, or plain |
 //! | beyond, without any of these | refused | refused |
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::keys::{KeyPair, Keys, Proof, PublicKey, Ticket};
-use crate::wire::by_port::{self, ByPort};
+use crate::wire::by_port;
 use crate::wire::endpoint::{Endpoint, Transport};
 
 /// Who listens: its pair, and whom it lets in. All sockets of one host share it.
@@ -262,19 +263,16 @@ impl Listening {
         &self.pass
     }
 
-    /// Lets this user's programs on this machine find the keys by the ports of these endpoints, as long as the answer lives.
-    pub(crate) fn publish(&self, bound: &[Endpoint]) -> Vec<ByPort> {
-        bound
-            .iter()
-            .filter(|endpoint| endpoint.transport() == Transport::Tcp)
-            .filter_map(|endpoint| {
-                by_port::publish(&self.ticket(endpoint))
-                    .inspect_err(|error| {
-                        log::warn!("{endpoint} is not found by programs on this machine that have no keys: {error}");
-                    })
-                    .ok()
-            })
-            .collect()
+    /// Lets this user's programs on this machine find the keys by the ports of these endpoints, as long as `dir` is there, a folder below the
+    /// private directory.
+    pub(crate) fn publish(&self, bound: &[Endpoint], dir: &Path) {
+        for endpoint in bound {
+            if let Err(error) = by_port::publish(&self.ticket(endpoint), dir) {
+                log::warn!(
+                    "{endpoint} is not found by programs on this machine that have no keys: {error}"
+                );
+            }
+        }
     }
 
     /// A ticket for who comes to `endpoint`.

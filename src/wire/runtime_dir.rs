@@ -136,8 +136,13 @@ const ALIVE: &str = "alive.lock";
 const NOT_ALIVE_YET: &str = "alive.new";
 const NEW: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Whether the process that made this folder lives.
+pub(crate) fn is_alive(dir: &Path) -> bool {
+    is_locked(&dir.join(ALIVE))
+}
+
 /// Whether the program that made this lock lives.
-pub(crate) fn is_locked(lock: &Path) -> bool {
+fn is_locked(lock: &Path) -> bool {
     fs::File::open(lock).is_ok_and(|file| {
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()
     })

@@ -78,7 +78,12 @@ pub(crate) enum LinkEvent {
     Foreign(String),
     /// Our key is not in the list of who listens there.
     TurnedAway,
+    /// One of both has keys, and the other is plain.
+    OneSided,
 }
+
+/// libzmq's number for peers of which one encrypts and the other does not.
+const MECHANISM_MISMATCH: u32 = 0x1100_0002;
 
 impl LinkEvent {
     /// Whether there is no connection after it.
@@ -346,11 +351,15 @@ impl Socket {
                 continue;
             };
             let event = zmq::SocketEvent::from_raw(u16::from_ne_bytes([head[0], head[1]]));
+            let value = u32::from_ne_bytes([head[2], head[3], head[4], head[5]]);
             events.push(match event {
                 zmq::SocketEvent::CONNECTED => LinkEvent::Reached,
                 zmq::SocketEvent::HANDSHAKE_SUCCEEDED => LinkEvent::Up,
                 zmq::SocketEvent::DISCONNECTED => LinkEvent::Down,
                 zmq::SocketEvent::CLOSED => LinkEvent::Failed,
+                zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL if value == MECHANISM_MISMATCH => {
+                    LinkEvent::OneSided
+                }
                 zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL => LinkEvent::Foreign(
                     "what listens there does not speak ZeroMQ's protocol, or is a socket of another type"
                         .to_owned(),
@@ -643,7 +652,9 @@ impl Socket {
 /// Level trace: each frame, by the number of its kind.
 fn trace(what: &str, frame: &[u8]) {
     if log::log_enabled!(log::Level::Trace) {
-        let kind = frame.get(1).copied().unwrap_or_default();
+        // Behind the array's head: one byte, or three.
+        let at = if frame.first() == Some(&0xdc) { 3 } else { 1 };
+        let kind = frame.get(at).copied().unwrap_or_default();
         log::trace!("{what} a frame of kind {kind}, {} bytes", frame.len());
     }
 }

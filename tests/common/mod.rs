@@ -117,7 +117,7 @@ impl Scene {
             .env(MARK, &self.mark)
             .env("XDG_RUNTIME_DIR", self.runtime_dir())
             .env_remove("RUST_LOG")
-            .env_remove("PROCESSION_TOKEN")
+            .env_remove("PROCESSION_KEYS")
             .stdin(Stdio::null());
         Program {
             command,

@@ -77,6 +77,7 @@ fn options_end_at_the_first_word_that_is_not_one() {
 fn what_is_not_typed_has_its_default() {
     let args = run(&["true"]);
     let expected = RunArgs {
+        tickets: TicketArgs { ticket_out: None },
         bind: None,
         advertise: None,
         input: InputArgs {
@@ -106,6 +107,7 @@ fn what_is_not_typed_has_its_default() {
             heartbeat: Duration::from_secs(1),
             lane_ports: None,
             reach: ReachArgs {
+                keys: None,
                 patience: Duration::from_secs(30),
                 insecure: false,
             },
@@ -160,6 +162,7 @@ fn run_has_every_option() {
         "-l",
     ]);
     let expected = RunArgs {
+        tickets: TicketArgs { ticket_out: None },
         bind: Some("tcp://127.0.0.1:5557".into()),
         advertise: Some("me".into()),
         input: InputArgs {
@@ -196,6 +199,7 @@ fn run_has_every_option() {
             heartbeat: Duration::from_millis(100),
             lane_ports: Some(4_000..=4_009),
             reach: ReachArgs {
+                keys: None,
                 patience: Duration::from_secs(5),
                 insecure: true,
             },
