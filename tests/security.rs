@@ -411,3 +411,66 @@ fn secrets_are_neither_in_logs_nor_in_argv() {
         assert!(!said.contains(&secret), "a secret was shown");
     }
 }
+
+/// As the user `nobody`, where this user may do that.
+fn as_nobody(scene: &Scene, words: &[&str]) -> Option<Program> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT RUN: what another user may do is tried as root only");
+        return None;
+    }
+    // The build's own folder may be closed to others.
+    let copy = scene.path("procession");
+    fs::copy(env!("CARGO_BIN_EXE_procession"), &copy).expect("a copy");
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    open(&copy, 0o755).expect("its mode");
+    open(scene.dir(), 0o777).expect("its mode");
+    let theirs = scene.path("theirs");
+    let _ = fs::create_dir(&theirs);
+    std::os::unix::fs::chown(&theirs, Some(65534), Some(65534)).expect("a folder of theirs");
+    Some(
+        scene
+            .program("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&copy)
+            .args(words)
+            .env("XDG_RUNTIME_DIR", theirs),
+    )
+}
+
+#[test]
+fn nobody_runs_commands_of_another_user_who_made_the_socket_first() {
+    let scene = Scene::new();
+    let endpoint = scene.ipc("jobs");
+    let words = ["run", "-j0", "--bind", &endpoint, "touch ran", ":::", "1"];
+    let Some(theirs) = as_nobody(&scene, &words) else {
+        return;
+    };
+    let mut theirs = theirs.start();
+    scene.until_true("theirs", || scene.path("jobs").exists());
+    let worker = scene.procession(["worker", "--connect", &endpoint]).run();
+    worker.assert_code(255);
+    assert_says(&worker, &["a process of user 65534 listens there"]);
+    assert!(!scene.path("ran").exists());
+    theirs.kill();
+    theirs.wait();
+}
+
+#[test]
+fn another_user_does_not_join_by_a_socket_whatever_its_mode() {
+    let scene = Scene::new();
+    let endpoint = scene.ipc("jobs");
+    let words = ["worker", "--patience=2", "--connect", &endpoint];
+    let Some(theirs) = as_nobody(&scene, &words) else {
+        return;
+    };
+    let run = run_at(&scene, &endpoint, &[]);
+    scene.until_true("the run", || scene.status(&endpoint).is_some());
+    let open = fs::Permissions::from_mode(0o666);
+    fs::set_permissions(scene.path("jobs"), open).expect("its mode");
+    theirs.run().assert_code(255);
+    scene
+        .procession(["worker", "--connect", &endpoint])
+        .run()
+        .assert_success();
+    assert_all_done(run);
+}

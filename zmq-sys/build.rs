@@ -19,10 +19,10 @@ fn main() {
 
     // What its own build finds out on Linux, and `zeromq-src` does not say: threads wake one another by an eventfd, which is one
     // descriptor and a brief call, instead of a pair of Unix sockets; and descriptors are never inherited, not even for a moment.
-    // Connections are accepted by src/accept.c, which says why.
+    // Whose process is at the other end of a Unix socket is asked. Connections are accepted by src/accept.c, which says why.
     let on_linux = match env::var("CARGO_CFG_TARGET_OS").as_deref() {
         Ok("linux" | "android") => {
-            "-DZMQ_HAVE_EVENTFD -DZMQ_HAVE_EVENTFD_CLOEXEC -DZMQ_HAVE_SOCK_CLOEXEC -DHAVE_ACCEPT4 -Daccept4=zmq_sys_accept4"
+            "-DZMQ_HAVE_EVENTFD -DZMQ_HAVE_EVENTFD_CLOEXEC -DZMQ_HAVE_SOCK_CLOEXEC -DZMQ_HAVE_SO_PEERCRED -DHAVE_ACCEPT4 -Daccept4=zmq_sys_accept4"
         }
         _ => "",
     };

@@ -28,6 +28,8 @@ pub(crate) struct Dial {
     client: Option<Arc<Client>>,
     /// There is nothing to prove itself with yet, so it is not on its way: since when.
     keyless: Option<Instant>,
+    /// Another user's process listens there.
+    stranger: Option<u32>,
     patience: Duration,
     pub(crate) socket: Socket,
     /// Since when nothing was heard.
@@ -66,6 +68,7 @@ impl Dial {
             credentials,
             client: None,
             keyless: None,
+            stranger: None,
             patience,
             socket: Socket::new(Kind::Dealer)?,
             last_heard: Instant::now(),
@@ -135,9 +138,13 @@ impl Dial {
         &self.endpoint
     }
 
-    /// The next frame from the host.
+    /// The next frame from the host. What another user's process says is not heard; `tick` is an error then.
     pub(crate) fn recv(&mut self) -> Option<Bytes> {
-        let bytes = self.socket.recv()?;
+        let (bytes, user) = self.socket.recv_and_user()?;
+        if user.is_some() {
+            self.stranger = user;
+            return None;
+        }
         self.last_heard = Instant::now();
         self.ever_heard = true;
         Some(bytes)
@@ -303,6 +310,15 @@ impl Dial {
 
     /// Whether a new connection is due; an error when patience is at its end.
     pub(crate) fn tick(&mut self, heartbeat: Duration) -> Result<Need> {
+        if let Some(user) = self.stranger {
+            return Err(Error::TurnedAway {
+                who: self.who,
+                endpoint: self.endpoint.to_string(),
+                why: format!(
+                    "a process of user {user} listens there, and what it says would be done as this user; choose a path in a directory of your own"
+                ),
+            });
+        }
         let now = Instant::now();
         let silent = now.duration_since(self.last_heard);
         if self.refusal.is_some() && silent > self.patience {

@@ -2,6 +2,7 @@
 //! and those below it are the only users of the `zmq` crate, so that another binding can take its place.
 
 pub(crate) mod curve;
+mod peer;
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -385,6 +386,9 @@ impl Socket {
             _ => None,
         };
         self.set_guard(endpoint.transport()).map_err(failed)?;
+        if endpoint.transport() == Transport::Ipc {
+            peer::only_this_user(&mut self.inner);
+        }
         self.inner
             .bind(&endpoint.to_bind())
             .map_err(|error| failed(bind_advice(error, endpoint)))?;
@@ -627,6 +631,19 @@ impl Socket {
         Some(match frame {
             Frame::Message(message) => to_bytes(message),
             Frame::Memory(bytes) => bytes.into(),
+        })
+    }
+
+    /// The next frame, and whose process has sent it where that is another user's (by `ipc` only).
+    pub(crate) fn recv_and_user(&self) -> Option<(Bytes, Option<u32>)> {
+        let frame = self.recv_frame()?;
+        trace("received", &frame);
+        Some(match frame {
+            Frame::Message(mut message) => {
+                let user = message.gets("Peer-Address").and_then(peer::other_user);
+                (to_bytes(message), user)
+            }
+            Frame::Memory(bytes) => (bytes.into(), None),
         })
     }
 

@@ -45,20 +45,24 @@ pub(super) fn plain(socket: &zmq::Socket) -> zmq::Result<()> {
 /// Without a handler nobody gets in. libzmq's default is to let everybody in then.
 fn enforce(socket: &mut zmq::Socket) -> zmq::Result<()> {
     const ZAP_ENFORCE_DOMAIN: i32 = 93;
-    let on: i32 = 1;
+    match set_option(socket, ZAP_ENFORCE_DOMAIN, 1) {
+        true => Ok(()),
+        false => Err(zmq::Error::EINVAL),
+    }
+}
+
+/// Sets an option that the crate has no method for, and that is a number; whether libzmq knows it.
+pub(super) fn set_option(socket: &mut zmq::Socket, option: i32, value: i32) -> bool {
     // SAFETY: the socket is open while it is borrowed; the option is an int, and that is what is pointed to.
     let result = unsafe {
         zmq_sys::zmq_setsockopt(
             socket.as_mut_ptr(),
-            ZAP_ENFORCE_DOMAIN,
-            (&raw const on).cast(),
-            size_of_val(&on),
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value),
         )
     };
-    match result {
-        0 => Ok(()),
-        _ => Err(zmq::Error::EINVAL),
-    }
+    result == 0
 }
 
 /// Who is let in where, by domain.
