@@ -141,7 +141,7 @@ impl Dial {
     /// The next frame from the host. What another user's process says is not heard; `tick` is an error then.
     pub(crate) fn recv(&mut self) -> Option<Bytes> {
         let (bytes, user) = self.socket.recv_and_user()?;
-        if user.is_some() {
+        if user.is_some() && self.endpoint.path().is_some() {
             self.stranger = user;
             return None;
         }

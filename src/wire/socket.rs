@@ -634,7 +634,7 @@ impl Socket {
         })
     }
 
-    /// The next frame, and whose process has sent it where that is another user's (by `ipc` only).
+    /// The next frame, and whose process has sent it where that is another user's; meaningless but by `ipc`.
     pub(crate) fn recv_and_user(&self) -> Option<(Bytes, Option<u32>)> {
         let frame = self.recv_frame()?;
         trace("received", &frame);
