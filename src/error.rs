@@ -27,6 +27,7 @@ pub enum Error {
     /// A TCP endpoint beyond this machine, without keys.
     #[error(
         "{endpoint} can be reached from other machines, and anyone who reaches it could run commands here; \
+         take tcp://127.0.0.1:PORT or ipc://PATH if nobody comes from elsewhere; else \
          give --keys DIR (procession keygen makes one), or --ticket-out FILE for a ticket with which others join this run, \
          or --insecure on a network where everyone is trusted; \
          in a program: keys (or PROCESSION_KEYS=DIR), ticket, insecure"

@@ -21,6 +21,7 @@ use handle::{Inner, Plan, Ticket};
 pub(crate) use hosting::end_unread;
 
 use crate::error::{Error, Result};
+use crate::hub::limits::Limits;
 use crate::hub::member::{AT_ONCE, Arrived, Encoded, End, NoItem, NotPut, Shared, Wait};
 use crate::keys::Keys;
 use crate::wire::block;
@@ -98,6 +99,7 @@ impl<Q> QueueBuilder<Q> {
                 binds: Vec::new(),
                 insecure: false,
                 keys: None,
+                limits: Limits::default(),
                 patience: Duration::from_secs(30),
                 heartbeat: Duration::from_secs(1),
                 ports: None,
@@ -117,6 +119,13 @@ impl<Q> QueueBuilder<Q> {
     #[must_use]
     pub fn bind(mut self, endpoint: impl Into<String>) -> Self {
         self.plan.binds.push(endpoint.into());
+        self
+    }
+
+    /// How much others may ask of its host.
+    #[must_use]
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.plan.limits = limits;
         self
     }
 

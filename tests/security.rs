@@ -344,13 +344,37 @@ fn every_tcp_socket_of_a_run_is_encrypted() {
     let (theirs, its) = (ports(ventilator.pid()), ports(sink.pid()));
     assert!(theirs.len() >= 3, "{theirs:?}");
     assert!(!its.is_empty());
-    for port in theirs.into_iter().chain(its) {
+    // Several times, as whoever connects and goes away must not pass for the peer that is there.
+    for port in theirs.into_iter().chain(its).cycle().take(30) {
         assert_eq!(mechanism(port).as_deref(), Some("CURVE"), "port {port}");
     }
     drop(ventilator.stdin.take());
     for role in [ventilator, sink, worker] {
-        role.wait().assert_success();
+        let ended = role.wait();
+        ended.assert_success();
+        assert_eq!(ended.stderr, "", "nobody was lost on the way");
     }
+}
+
+/// The same of a connection between programs that share no parent.
+#[test]
+fn a_connection_outlives_strangers_at_its_port() -> procession::Result<()> {
+    use procession::{Client, Connection, Listener};
+    let listener = Listener::<u32, u32>::bind("tcp://127.0.0.1:*")?;
+    let endpoint = listener.endpoint().to_string();
+    let client = std::thread::spawn(move || Client::connect::<u32, u32>(endpoint));
+    let here: Connection<u32, u32> = listener.accept()?;
+    let there = client.join().expect("no panic")?;
+    let ports = ports(std::process::id());
+    assert!(ports.len() >= 2, "{ports:?}");
+    for port in ports.into_iter().cycle().take(20) {
+        assert!(mechanism(port).is_some(), "port {port}");
+        here.send(&7)?;
+        assert_eq!(there.recv()?, 7);
+        there.send(&8)?;
+        assert_eq!(here.recv()?, 8);
+    }
+    Ok(())
 }
 
 fn secrets(dir: &Path) -> Vec<String> {

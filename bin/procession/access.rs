@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use procession::Body;
 use procession::keys::{Keys, Proof, Ticket};
-use procession::pipeline::Ventilator;
+use procession::pipeline::{Limits, Ventilator};
 
 use crate::args::KeygenArgs;
-use crate::args::options::{JoinArgs, ReachArgs, TicketFile};
+use crate::args::options::{JoinArgs, LimitArgs, ReachArgs, TicketFile};
+use crate::args::quantity::Limit;
 use crate::exit_code::ExitCode;
 
 /// How often it is looked whether the ticket's file is there.
@@ -141,4 +142,19 @@ pub fn keygen(args: &KeygenArgs) -> Result<ExitCode, Box<dyn Error>> {
         keys.server_key()?
     );
     Ok(ExitCode::Success)
+}
+
+/// The limits that were given, and the usual ones for the rest.
+pub fn limits(given: &LimitArgs) -> Limits {
+    let mut limits = Limits::default();
+    for limit in &given.limits {
+        let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        match *limit {
+            Limit::Peers(number) => limits.peers = whole(number),
+            Limit::Joins(number) => limits.joins = u32::try_from(number).unwrap_or(u32::MAX),
+            Limit::Message(bytes) => limits.message = whole(bytes),
+            Limit::Memory(bytes) => limits.memory = whole(bytes),
+        }
+    }
+    limits
 }

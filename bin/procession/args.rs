@@ -21,7 +21,8 @@ mod tests;
 mod words;
 
 use options::{
-    CommonArgs, InputArgs, JobsArgs, JoinArgs, LogArgs, OutputArgs, ReachArgs, TicketArgs,
+    CommonArgs, InputArgs, JobsArgs, JoinArgs, LimitArgs, LogArgs, OutputArgs, ReachArgs,
+    TicketArgs,
 };
 
 /// The whole command line.
@@ -96,6 +97,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub tickets: TicketArgs,
 
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
     #[command(flatten, next_help_heading = "Input")]
     pub input: InputArgs,
 
@@ -122,6 +126,9 @@ pub struct VentilatorArgs {
 
     #[command(flatten)]
     pub tickets: TicketArgs,
+
+    #[command(flatten)]
+    pub limits: LimitArgs,
 
     #[command(flatten, next_help_heading = "Input")]
     pub input: InputArgs,

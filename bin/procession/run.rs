@@ -31,6 +31,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         feed::between_processes(bind)?;
         builder = builder.bind_also(bind);
     }
+    builder = builder.limits(access::limits(&args.limits));
     if args.tickets.ticket_out.is_some() {
         builder = builder.ticket();
     }

@@ -133,6 +133,7 @@ fn json(state: &State) -> serde_json::Value {
         "failed": state.failed,
         "total": state.total,
         "again": state.again,
+        "turned_away": state.turned_away,
         "peers": peers,
     })
 }

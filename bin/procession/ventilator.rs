@@ -22,7 +22,8 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
     let mut builder = feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?
-        .bind_also(&args.bind);
+        .bind_also(&args.bind)
+        .limits(access::limits(&args.limits));
     if args.tickets.ticket_out.is_some() {
         builder = builder.ticket();
     }

@@ -27,6 +27,7 @@ pub(crate) use state::Orders;
 use super::intake::Intake;
 use super::lane::Lane;
 use super::ledger::Ledger;
+use super::limits::{Door, Limits};
 use super::outbox::Outbox;
 use crate::error::{Error, Result};
 use crate::wire::access::{Listening, Server};
@@ -65,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) given_up: Option<GivenUp>,
     /// How it listens by TCP; plain without.
     pub(crate) listening: Option<Arc<Listening>>,
+    pub(crate) limits: Limits,
 }
 
 /// Makes the result of a task that is given up: of its id, of what was put in, and of the reason.
@@ -142,6 +144,7 @@ pub(crate) struct Host {
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
+    door: Door,
     members: Option<members::Members>,
     /// Since when a queue's creator has left, and how many items it left behind.
     left_at: Option<Instant>,
@@ -157,7 +160,9 @@ impl Host {
         orders: Arc<Orders>,
     ) -> Result<(Self, Vec<Endpoint>)> {
         let server = settings.listening.as_ref().map(|how| &how.server);
-        let mut control = Socket::new(Kind::Router)?.guarded(server);
+        let mut control = Socket::new(Kind::Router)?
+            .guarded(server)
+            .taking_at_most(settings.limits.message, settings.limits.messages());
         let mut bound = settings.binds.clone();
         // What is plain comes first: see Socket::guarded.
         let is_tcp = |endpoint: &Endpoint| endpoint.transport() == Transport::Tcp;
@@ -173,6 +178,7 @@ impl Host {
         let now = Instant::now();
         let run = settings.run;
         let queue = settings.queue;
+        let door = Door::new(settings.limits);
         let mut ledger = Ledger::new();
         ledger.set_deaths(settings.deaths);
         let mut host = Self {
@@ -202,6 +208,7 @@ impl Host {
             alone_since: now,
             sinkless_since: now,
             error: None,
+            door,
             members: queue.map(members::Members::new),
             left_at: None,
             dropped: 0,

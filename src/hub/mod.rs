@@ -25,6 +25,7 @@
 //! | `consumer/lane` | tasks come in, unstarted ones go back |
 //! | `consumer/credit` | how much more it can take |
 //! | `host/members` | a queue's members: what they put, their room, their questions |
+//! | `limits` | how much others may ask of a host, and who has broken the protocol (pure) |
 //! | `member` | one process at a queue: its event loop |
 //! | `member/putting` | items on their way to the host, in blocks |
 //! | `member/getting` | items that came, and how far they are taken |
@@ -42,6 +43,7 @@ pub(crate) mod host;
 pub(crate) mod intake;
 pub(crate) mod lane;
 pub mod ledger;
+pub(crate) mod limits;
 pub(crate) mod member;
 pub(crate) mod outbox;
 pub(crate) mod task_table;

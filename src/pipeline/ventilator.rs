@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::hub::dial::Dial;
 use crate::hub::host::{GivenUp, Host, Orders, Settings, Summary, host_name};
 use crate::hub::intake::Intake;
+use crate::hub::limits::Limits;
 use crate::keys::{Keys, Proof, Ticket};
 use crate::registry::panics::text_of;
 use crate::wire::access::Means;
@@ -58,6 +59,7 @@ pub struct VentilatorBuilder {
     ports: Option<(u16, u16)>,
     advertise: Option<String>,
     means: Means,
+    limits: Limits,
     job: Vec<u8>,
     title: String,
     tries: u32,
@@ -106,6 +108,13 @@ impl VentilatorBuilder {
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
         self.means.keys = Some(keys);
+        self
+    }
+
+    /// How much others may ask of it.
+    #[must_use]
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -228,6 +237,7 @@ impl VentilatorBuilder {
             deaths: self.deaths,
             given_up: self.given_up,
             listening: listening.clone(),
+            limits: self.limits,
         };
         let (host, endpoints) = Host::bind(
             settings,
@@ -389,6 +399,7 @@ impl Ventilator<()> {
             ports: None,
             advertise: None,
             means: Means::default(),
+            limits: Limits::default(),
             job: Vec::new(),
             title: String::new(),
             tries: 1,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::hub::host::{Host, Orders, Settings, host_name, machine_id};
 use crate::hub::intake::Intake;
 use crate::hub::ledger::DEATHS_ALONE;
+use crate::hub::limits::Limits;
 use crate::hub::member::{self, Shared, Wait};
 use crate::keys::Keys;
 use crate::pipeline::random_id;
@@ -43,6 +44,7 @@ pub(super) struct Plan {
     pub(super) binds: Vec<String>,
     pub(super) insecure: bool,
     pub(super) keys: Option<Keys>,
+    pub(super) limits: Limits,
     pub(super) patience: Duration,
     pub(super) heartbeat: Duration,
     pub(super) ports: Option<(u16, u16)>,
@@ -102,6 +104,7 @@ impl Inner {
             given_up: None,
             queue: Some(plan.info),
             listening,
+            limits: plan.limits,
         };
         let intake = Intake::new(waker.clone());
         let (host, bound) = Host::bind(settings, dir, waker.clone(), intake, Arc::clone(&orders))?;

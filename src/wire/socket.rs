@@ -4,7 +4,7 @@
 pub(crate) mod curve;
 mod peer;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -106,6 +106,10 @@ pub(crate) struct Socket {
     guard: Guard,
     /// It was bound to TCP as a server that lets in some.
     serves: bool,
+    /// It was bound, so that anybody may try to connect.
+    is_bound: bool,
+    /// Those that tried in vain, and whose connections are not closed yet.
+    strangers: Cell<u32>,
 }
 
 /// How TCP is guarded on a socket. Other transports are guarded by their directories.
@@ -196,6 +200,8 @@ impl Socket {
             incoming: None,
             guard: Guard::Plain,
             serves: false,
+            is_bound: false,
+            strangers: Cell::new(0),
         })
     }
 
@@ -258,6 +264,15 @@ impl Socket {
         if same_host::is_on() && may_be_here {
             self.outgoing = Some(RefCell::new(Outgoing::new(bytes)));
         }
+        self
+    }
+
+    /// Closes the connection of who sends a longer message, and leaves more messages than `messages` of one peer where they are: at
+    /// their sender.
+    pub(crate) fn taking_at_most(self, message: usize, messages: i32) -> Self {
+        let longest = i64::try_from(message.min(MAX_FRAME)).unwrap_or(MAX_FRAME as i64);
+        let _ = self.inner.set_maxmsgsize(longest);
+        let _ = self.inner.set_rcvhwm(messages);
         self
     }
 
@@ -353,6 +368,9 @@ impl Socket {
             };
             let event = zmq::SocketEvent::from_raw(u16::from_ne_bytes([head[0], head[1]]));
             let value = u32::from_ne_bytes([head[2], head[3], head[4], head[5]]);
+            if self.is_of_a_stranger(event) {
+                continue;
+            }
             events.push(match event {
                 zmq::SocketEvent::CONNECTED => LinkEvent::Reached,
                 zmq::SocketEvent::HANDSHAKE_SUCCEEDED => LinkEvent::Up,
@@ -375,6 +393,28 @@ impl Socket {
         events
     }
 
+    /// Whether an event is of somebody who tried in vain to connect here: that is no news of the peer that is there. libzmq does not say of
+    /// which connection an event is, but each handshake that fails is followed by one end of a connection.
+    fn is_of_a_stranger(&self, event: zmq::SocketEvent) -> bool {
+        if !self.is_bound {
+            return false;
+        }
+        let strangers = self.strangers.get();
+        match event {
+            zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL
+            | zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL
+            | zmq::SocketEvent::HANDSHAKE_FAILED_AUTH => {
+                self.strangers.set(strangers.saturating_add(1));
+                true
+            }
+            zmq::SocketEvent::DISCONNECTED if strangers > 0 => {
+                self.strangers.set(strangers - 1);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Listens at `endpoint`; returns it with its real port.
     pub(crate) fn bind(&mut self, endpoint: &Endpoint) -> Result<Endpoint> {
         let failed = |why: String| Error::Bind {
@@ -385,6 +425,7 @@ impl Socket {
             Endpoint::Ipc(path) => Some(lock_path(path).map_err(failed)?),
             _ => None,
         };
+        self.is_bound = true;
         self.set_guard(endpoint.transport()).map_err(failed)?;
         if endpoint.transport() == Transport::Ipc {
             peer::only_this_user(&mut self.inner);
@@ -420,6 +461,7 @@ impl Socket {
         let Some((first, last)) = ports else {
             return self.bind(&at(0));
         };
+        self.is_bound = true;
         self.set_guard(Transport::Tcp).map_err(|why| Error::Bind {
             endpoint: at(first).to_string(),
             why,

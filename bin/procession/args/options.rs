@@ -172,6 +172,17 @@ pub struct TicketArgs {
     pub ticket_out: Option<TicketFile>,
 }
 
+/// How much others may ask of this ventilator.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub struct LimitArgs {
+    /// Turn away who asks for more: peers=N (10000), joins=N in a second (1000), message=SIZE (1M), memory=SIZE for each peer (64M)
+    ///
+    /// Several are separated by commas. message is the longest message of control, at most 1M; memory is what one peer's messages take
+    /// that were not read yet. Who is turned away is told why; status counts them.
+    #[arg(long = "limit", value_name = "NAME=N", value_delimiter = ',', value_parser = quantity::limit)]
+    pub limits: Vec<quantity::Limit>,
+}
+
 /// An argument of `--ticket` or `--ticket-out`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TicketFile {

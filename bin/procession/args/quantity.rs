@@ -174,6 +174,40 @@ fn decimal(text: &str) -> Option<f64> {
         .flatten()
 }
 
+/// One of the limits of `--limit`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Limit {
+    /// How many may be there at a time.
+    Peers(u64),
+    /// How many may come in a second.
+    Joins(u64),
+    /// The longest message of control, in bytes.
+    Message(u64),
+    /// What may wait of one peer's messages, in bytes.
+    Memory(u64),
+}
+
+/// `peers=3`.
+pub fn limit(text: &str) -> Result<Limit, String> {
+    let known = "a limit is peers=N, joins=N, message=SIZE or memory=SIZE";
+    let (name, value) = text.split_once('=').ok_or(known)?;
+    let number = || match value.parse() {
+        Ok(0) => Err("a limit is at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("{value:?} is not a number")),
+    };
+    match name {
+        "peers" => number().map(Limit::Peers),
+        "joins" => number().map(Limit::Joins),
+        "memory" => size(value).map(Limit::Memory),
+        "message" => match size(value)? {
+            bytes @ 0x1000..=0x10_0000 => Ok(Limit::Message(bytes)),
+            _ => Err("a message may have from 4K to 1M".to_owned()),
+        },
+        _ => Err(known.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

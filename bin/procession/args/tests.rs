@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-use super::options::{InputFile, JobLog};
+use super::options::{InputFile, JobLog, LimitArgs, TicketArgs};
 use super::quantity::Jobs;
 use super::*;
 
@@ -78,6 +78,7 @@ fn what_is_not_typed_has_its_default() {
     let args = run(&["true"]);
     let expected = RunArgs {
         tickets: TicketArgs { ticket_out: None },
+        limits: LimitArgs::default(),
         bind: None,
         advertise: None,
         input: InputArgs {
@@ -163,6 +164,7 @@ fn run_has_every_option() {
     ]);
     let expected = RunArgs {
         tickets: TicketArgs { ticket_out: None },
+        limits: LimitArgs::default(),
         bind: Some("tcp://127.0.0.1:5557".into()),
         advertise: Some("me".into()),
         input: InputArgs {
@@ -501,4 +503,25 @@ fn help_and_version_are_no_errors() {
         !short.contains("__guardian") && !short.contains("will-cite"),
         "{short}"
     );
+}
+
+#[test]
+fn limits_are_named() {
+    use quantity::Limit;
+    let args = run(&["--limit=peers=3,joins=10", "--limit", "memory=2M", "true"]);
+    assert_eq!(
+        args.limits.limits,
+        [Limit::Peers(3), Limit::Joins(10), Limit::Memory(2 << 20)]
+    );
+    for (text, part) in [
+        ("3", "peers=N"),
+        ("flies=3", "peers=N"),
+        ("peers=x", "is not a number"),
+        ("peers=0", "at least 1"),
+        ("message=1K", "4K to 1M"),
+        ("message=2M", "4K to 1M"),
+    ] {
+        let error = typed(&["run", "--limit", text, "true"]).expect_err(text);
+        assert!(error.to_string().contains(part), "{text}: {error}");
+    }
 }

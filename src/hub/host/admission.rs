@@ -32,6 +32,16 @@ impl Host {
             self.control.send_to(route, self.pill(kind::PILL));
             return;
         }
+        // Who is known comes back, and takes no more room.
+        let is_known = self.peers.contains_key(&hello.peer)
+            || self.sink.as_ref().is_some_and(|sink| sink.id == hello.peer)
+            || self
+                .members
+                .as_ref()
+                .is_some_and(|members| members.has(hello.peer));
+        if !is_known && let Err((why, again)) = self.door.knock(self.now(), self.population()) {
+            return self.refuse(route, why, again);
+        }
         let Some(via) = Transport::from_number(hello.via) else {
             return self.refuse(
                 route,
@@ -50,6 +60,12 @@ impl Host {
             role if role == Role::Sink as u8 => self.on_sink(route, address, via, hello),
             other => self.refuse(route, format!("role {other} is not known"), false),
         }
+    }
+
+    /// How many are there.
+    fn population(&self) -> usize {
+        let members = self.members.as_ref().map_or(0, |members| members.number());
+        self.peers.len().max(members) + usize::from(self.sink.is_some())
     }
 
     fn on_worker(&mut self, route: &[u8], via: Transport, hello: Hello) {

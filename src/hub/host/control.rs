@@ -17,13 +17,29 @@ impl Host {
             let Some((route, address, bytes)) = self.control.recv_from() else {
                 break;
             };
+            if self.door.is_offender(&route) {
+                continue;
+            }
             match frame::decode(&bytes) {
                 Ok(message) => self.on_control(&route, address.as_deref(), message),
-                Err(error) => log::warn!(
-                    "ignored a message from {}: {error}",
-                    address.as_deref().unwrap_or("a peer on this host")
-                ),
+                Err(error) => {
+                    log::warn!(
+                        "from now on ignores {}, which sent what is no message: {error}",
+                        address.as_deref().unwrap_or("a peer on this host")
+                    );
+                    self.drop_offender(&route);
+                }
             }
+        }
+    }
+
+    /// Whoever has broken the protocol is heard no more. What it held goes to others.
+    fn drop_offender(&mut self, route: &[u8]) {
+        self.door.offend(route);
+        if let Some(id) = self.routes.get(route).copied() {
+            self.remove(id, Gone::Left);
+        } else if self.sink.as_ref().is_some_and(|sink| sink.route == route) {
+            self.sink_gone("has broken the protocol");
         }
     }
 

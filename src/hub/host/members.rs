@@ -61,6 +61,14 @@ struct Member {
 }
 
 impl Members {
+    pub(super) fn has(&self, id: PeerId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    pub(super) fn number(&self) -> usize {
+        self.all.len()
+    }
+
     pub(super) fn new(info: QueueInfo) -> Self {
         Self {
             info,

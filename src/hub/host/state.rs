@@ -165,6 +165,7 @@ impl Host {
             total: known.or(orders.total),
             again: totals.again,
             peers,
+            turned_away: self.door.turned_away(),
         };
     }
 }

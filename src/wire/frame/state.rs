@@ -69,4 +69,6 @@ pub struct State {
     pub again: u64,
     /// Who is there.
     pub peers: Vec<PeerState>,
+    /// How many were turned away: over a limit, or because they sent what is no message.
+    pub turned_away: u64,
 }
