@@ -1,14 +1,15 @@
 //! How a worker, a sink or a question for the state comes to a host: the DEALER that says hello until it is answered, and
 //! notices when the host is not heard any more.
 
-use std::time::{Duration, Instant};
+use crate::hub::outside::{Instant, Socket};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame;
-use crate::wire::socket::{Kind, LinkEvent, Socket};
+use crate::wire::socket::{Kind, LinkEvent};
 
 /// How often a hello that is not answered is said again, on a new connection.
 const HELLO_AGAIN: Duration = Duration::from_secs(2);

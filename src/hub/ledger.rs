@@ -15,6 +15,8 @@
 
 mod blocks;
 mod holder;
+#[cfg(test)]
+pub(super) mod invariants;
 mod leases;
 mod membership;
 mod results;

@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 use super::hand_over::HandedOver;
 use super::lane::read_part;
 use super::task_table::TaskTable;
+use crate::hub::outside::Socket;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
     Batch, INLINE, Part, PeerId, Place, ResultEntry, RunId, TaskId, encode_part,
 };
 use crate::wire::same_host;
-use crate::wire::socket::{Kind, LinkEvent, Socket};
+use crate::wire::socket::{Kind, LinkEvent};
 
 /// A result that is kept.
 #[derive(Clone, Debug)]

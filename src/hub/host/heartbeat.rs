@@ -1,6 +1,6 @@
 //! What is done as time passes: heartbeats are sent, silent peers given up, and patience ends.
 
-use std::time::Instant;
+use crate::hub::outside::Instant;
 
 use rustc_hash::FxHashSet;
 
