@@ -77,6 +77,12 @@ impl Consumer {
         self.running > 0 || self.ahead() > 0
     }
 
+    /// Whether it runs a suspect and nothing else, as far as it has said: the last that it was sent.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.alone && self.is_busy()
+    }
+
     /// Leases held: sent and not acknowledged.
     #[must_use]
     pub const fn leases(&self) -> usize {

@@ -50,8 +50,8 @@ impl Ledger {
                     if consumer.silent {
                         return Err(format!("task {id} is leased to {to:x}, which is silent"));
                     }
-                    let started = seq > consumer.taken || consumer.running > 0;
-                    if alone && started && consumer.ahead() > 1 {
+                    let others = consumer.ahead() > 1 || consumer.running > 1;
+                    if alone && seq == consumer.sent_tasks && consumer.is_alone() && others {
                         return Err(format!("suspect {id} is not alone at {to:x}"));
                     }
                 }
@@ -106,5 +106,14 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// The tasks that were leased to a consumer with nothing else, and to whom.
+    pub(in crate::hub) fn alone(&self) -> impl Iterator<Item = (TaskId, PeerId)> + '_ {
+        let leases = (1..self.next_id).filter_map(|id| Some((id, self.tasks.get(id)?.state)));
+        leases.filter_map(|(id, state)| match state {
+            State::Leased { to, alone: true, .. } => Some((id, to)),
+            _ => None,
+        })
     }
 }

@@ -200,6 +200,8 @@ impl Ledger {
                 continue;
             }
             if why == Gone::Died {
+                // One that has ended, and whose result waits for its acknowledgement, did not die with it.
+                let alone = alone && seq == consumer.sent_tasks && consumer.is_alone();
                 task.deaths_near = task.deaths_near.saturating_add(1);
                 task.deaths_alone += u8::from(alone);
                 task.suspect |= seq <= consumer.taken || task.deaths_near >= DEATHS_NEAR;

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::clock::Instant;
@@ -21,7 +22,7 @@ use crate::hub::ledger::invariants::Sent;
 use crate::hub::outbox::Finished;
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
-use crate::wire::frame::{Kept, RunId, TaskId};
+use crate::wire::frame::{Kept, PeerId, RunId, TaskId};
 use crate::wire::id_set::IdSet;
 use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::wake::Waker;
@@ -48,7 +49,8 @@ struct Run {
     /// What its sinks have kept, and how.
     log: BTreeMap<TaskId, Kept>,
     kept: IdSet,
-    /// At how many deaths a task was in the hands of the worker that died.
+    /// Who has a task and nothing else, and how many have died with it.
+    alone: HashMap<TaskId, PeerId>,
     deaths: HashMap<TaskId, u32>,
     sent: Sent,
     looked: u64,
@@ -67,6 +69,7 @@ pub(in crate::hub) fn look_at(host: &Host) {
     let checked = run(host.run_id(), |run| {
         let ledger = host.ledger();
         ledger.check_credit(&mut run.sent)?;
+        run.alone = ledger.alone().collect();
         run.looked += 1;
         // All of it at every step where that is cheap.
         let every = 1 + run.put / 200;
@@ -102,6 +105,9 @@ enum Program {
         running: HashMap<u64, Vec<Assigned>>,
         free: u32,
         started: HashSet<(TaskId, u32)>,
+        /// What has ended here, and when.
+        ended: HashMap<TaskId, Duration>,
+        peer: PeerId,
         over: bool,
         run: RunId,
     },
@@ -392,6 +398,8 @@ impl Course {
             running: HashMap::new(),
             free: self.plan.slots,
             started: HashSet::new(),
+            ended: HashMap::new(),
+            peer: settings.peer,
             over: false,
             run: 0,
         };
@@ -415,11 +423,14 @@ impl Course {
             _ => ("10.0.0.0", 5557),
         };
         let host = host.to_owned();
+        let joined_run = Arc::new(AtomicU64::new(0));
         let deliver = self.plan.delivered.then(|| {
-            Box::new(|arrived: VecDeque<Arrived>| {
+            let of = Arc::clone(&joined_run);
+            Box::new(move |arrived: VecDeque<Arrived>| {
+                let of = of.load(Ordering::Relaxed);
                 for arrived in arrived {
-                    accept(run_of(&arrived), &arrived);
-                    log(run_of(&arrived), &arrived);
+                    accept(of, &arrived);
+                    log(of, &arrived);
                 }
             }) as gather::Deliver
         });
@@ -452,7 +463,16 @@ impl Course {
                         // The run was over.
                         shared.leave();
                     }
-                    joined.replace(Some((welcome.unwrap_or_default(), shared)));
+                    let welcome = welcome.unwrap_or_default();
+                    if !welcome.resumed {
+                        // The first sink of a run begins its log anew.
+                        run(welcome.run, |run| {
+                            run.log.clear();
+                            run.kept = IdSet::new();
+                        });
+                    }
+                    joined_run.store(welcome.run, Ordering::Relaxed);
+                    joined.replace(Some((welcome, shared)));
                     gather.run()
                 },
             ))
@@ -545,13 +565,17 @@ impl Course {
     }
 
     fn kill(&mut self, id: ProcessId, gone: bool) {
-        if let Program::Worker {
-            running, run: of, ..
-        } = &self.processes[id].program
-        {
-            for assigned in running.values().flatten() {
-                run(*of, |run| *run.deaths.entry(assigned.id).or_default() += 1);
-            }
+        if let Program::Worker { ended, peer, .. } = &self.processes[id].program {
+            // So late the word of an end may be.
+            let late = Duration::from_secs(30);
+            let now = network(|network| network.now);
+            run(self.run, |run| {
+                for (&task, _) in run.alone.iter().filter(|(_, holder)| *holder == peer) {
+                    if ended.get(&task).is_none_or(|at| *at + late > now) {
+                        *run.deaths.entry(task).or_default() += 1;
+                    }
+                }
+            });
         }
         network(|network| network.kill(id, gone));
         self.processes[id].event_loop = None;
@@ -659,6 +683,7 @@ impl Course {
             started,
             over,
             run: of,
+            ..
         } = &mut self.processes[id].program
         else {
             return Ok(());
@@ -719,6 +744,7 @@ impl Course {
             shared,
             running,
             free,
+            ended,
             run: of,
             ..
         } = &mut self.processes[id].program
@@ -743,6 +769,8 @@ impl Course {
             return Ok(());
         };
         let killed = shared.is_killed();
+        let now = network(|network| network.now);
+        ended.extend(tasks.iter().map(|task| (task.id, now)));
         let finished: Vec<(Finished, u32)> = tasks
             .into_iter()
             .map(|task| {
@@ -789,14 +817,7 @@ impl Course {
         };
         if !std::mem::replace(told, true) {
             *of = welcome.run;
-            let before: Vec<Kept> = run(*of, |run| {
-                if !welcome.resumed {
-                    // The first sink of a run begins its log anew.
-                    run.log.clear();
-                    run.kept = IdSet::new();
-                }
-                run.log.values().copied().collect()
-            });
+            let before: Vec<Kept> = run(*of, |run| run.log.values().copied().collect());
             for kept in before {
                 seen.insert(kept.first);
                 if !welcome.acked.contains(kept.first) {
@@ -1077,10 +1098,6 @@ fn words(body: &Body) -> (RunId, TaskId) {
         part.map_or(0, u64::from_le_bytes)
     };
     (word(0), word(8))
-}
-
-fn run_of(arrived: &Arrived) -> RunId {
-    words(&arrived.body).0
 }
 
 /// A result comes to the sink's program: it is the right one.

@@ -16,6 +16,7 @@ use super::process;
 use super::random::Random;
 use crate::error::{Error, Result};
 use crate::wire::endpoint::Endpoint;
+use crate::wire::frame::kind;
 use crate::wire::socket::{Kind, LinkEvent};
 use crate::wire::wake::Waker;
 
@@ -47,6 +48,16 @@ pub(super) fn time_here() -> Option<Duration> {
     NETWORK.with_borrow(|network| {
         let network = network.as_ref()?;
         Some(network.now + network.processes.get(network.current)?.ahead)
+    })
+}
+
+/// Who runs, and when, for the log.
+pub(super) fn whereabouts() -> Option<(ProcessId, Duration)> {
+    NETWORK.with(|network| {
+        let network = network.try_borrow().ok()?;
+        let network = network.as_ref()?;
+        let here = (network.current != NOBODY).then_some(network.current)?;
+        Some((here, network.now))
     })
 }
 
@@ -489,7 +500,9 @@ impl Network {
         let is_lane = self.ends[self.links[link].ends[1]]
             .as_ref()
             .is_some_and(|end| end.kind == Kind::Push);
-        let times = 1 + usize::from(!is_lane && doubles > 0 && self.random.chance(doubles));
+        // A large body in parts comes twice only on another connection.
+        let once = is_lane || frame.get(1) == Some(&kind::PART);
+        let times = 1 + usize::from(!once && doubles > 0 && self.random.chance(doubles));
         let now = self.now;
         let channel = &mut self.links[link].channels[side];
         if channel.over {

@@ -17,6 +17,32 @@ fn simulate(seed: u64) -> Result<Figures, String> {
     }
 }
 
+/// With `RUST_LOG` set, what the loops log, with the process and the virtual time.
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &log::Record) {
+        if let Some((process, time)) = super::network::whereabouts() {
+            println!("{:.6} {process} {}: {}", time.as_secs_f64() - 86400.0, record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn log_if_wanted() {
+    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok());
+    if let Some(level) = level
+        && log::set_boxed_logger(Box::new(Log)).is_ok()
+    {
+        log::set_max_level(level);
+    }
+}
+
 #[test]
 fn first() {
     let from = std::env::var("SEED")
@@ -27,6 +53,7 @@ fn first() {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(100u64);
+    log_if_wanted();
     let mut failed = 0;
     let began = std::time::Instant::now();
     for seed in from..from + count {
