@@ -120,6 +120,7 @@ impl Consumer {
         self.sent_tasks += task.weight();
         self.sent_bytes += task.body.len();
         task.attempt += 1;
+        task.held_as = task.attempt;
         if task.attempt > 1 {
             totals.again += 1;
         }

@@ -84,22 +84,21 @@ impl Ledger {
             if sent <= was {
                 continue;
             }
-            let beyond = consumer.alone || consumer.reserved.is_some();
-            let one = sent - was == 1 && beyond;
-            if sent > consumer.tasks_limit && !one {
+            let beyond = u64::from(consumer.alone || consumer.reserved.is_some());
+            if sent > consumer.tasks_limit.max(was) + beyond {
                 return Err(format!(
                     "{peer:x} was sent {sent} tasks and can take {}",
                     consumer.tasks_limit
                 ));
             }
             let bytes = consumer.sent_bytes.saturating_sub(self.largest);
-            if bytes > consumer.bytes_limit && !one && consumer.leases > 1 {
+            if bytes > consumer.bytes_limit && beyond == 0 && consumer.leases > 1 {
                 return Err(format!(
                     "{peer:x} was sent {bytes} bytes and can take {}",
                     consumer.bytes_limit
                 ));
             }
-            if consumer.silent || !consumer.ready {
+            if !consumer.ready {
                 return Err(format!(
                     "{peer:x} was sent tasks and has not asked for them"
                 ));
@@ -112,7 +111,9 @@ impl Ledger {
     pub(in crate::hub) fn alone(&self) -> impl Iterator<Item = (TaskId, PeerId)> + '_ {
         let leases = (1..self.next_id).filter_map(|id| Some((id, self.tasks.get(id)?.state)));
         leases.filter_map(|(id, state)| match state {
-            State::Leased { to, alone: true, .. } => Some((id, to)),
+            State::Leased {
+                to, alone: true, ..
+            } => Some((id, to)),
             _ => None,
         })
     }

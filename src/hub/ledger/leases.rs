@@ -134,7 +134,7 @@ impl Ledger {
             .filter_map(|&(seq, id)| {
                 let task = self.tasks.get(id)?;
                 matches!(task.state, State::Leased { to, seq: held, .. } if to == peer && held == seq)
-                    .then_some((id, task.attempt))
+                    .then_some((id, task.held_as))
             })
             .collect()
     }
@@ -156,9 +156,12 @@ impl Ledger {
         if self.take_from(peer, id, attempt)
             && let Some(task) = self.tasks.get_mut(id)
         {
-            task.attempt = task.attempt.saturating_sub(1);
-            if task.attempt > 0 {
-                self.totals.again = self.totals.again.saturating_sub(1);
+            // Its number can only be given again when nobody has had a later one.
+            if task.attempt == attempt {
+                task.attempt = attempt.saturating_sub(1);
+                if task.attempt > 0 {
+                    self.totals.again = self.totals.again.saturating_sub(1);
+                }
             }
         }
     }
@@ -215,7 +218,7 @@ impl Ledger {
             return false;
         };
         match task.state {
-            State::Leased { to, .. } if to == peer && task.attempt == attempt => {}
+            State::Leased { to, .. } if to == peer && task.held_as == attempt => {}
             _ => return false,
         }
         task.state = State::Waiting;

@@ -45,6 +45,7 @@ impl Ledger {
                             self.suspects.remove(&id);
                         }
                         task.attempt = task.attempt.max(attempt);
+                        task.held_as = attempt;
                         task.state = State::Leased {
                             to: peer,
                             seq: 0,

@@ -53,6 +53,8 @@ struct Run {
     alone: HashMap<TaskId, PeerId>,
     deaths: HashMap<TaskId, u32>,
     sent: Sent,
+    waiting: u64,
+    leased: u64,
     looked: u64,
 }
 
@@ -69,6 +71,8 @@ pub(in crate::hub) fn look_at(host: &Host) {
     let checked = run(host.run_id(), |run| {
         let ledger = host.ledger();
         ledger.check_credit(&mut run.sent)?;
+        run.waiting = ledger.waiting();
+        run.leased = ledger.leased();
         run.alone = ledger.alone().collect();
         run.looked += 1;
         // All of it at every step where that is cheap.
@@ -252,8 +256,9 @@ impl Course {
             format!("{what} {ids:?}")
         };
         let (put, kept) = run(self.run, |run| (run.put, run.kept.len()));
+        let (waiting, leased) = run(self.run, |run| (run.waiting, run.leased));
         format!(
-            "{}, {}, {}; {put} of {} tasks put, {kept} results kept",
+            "{}, {}, {}; {put} of {} tasks put, {waiting} wait, {leased} are leased, {kept} results kept",
             alive("ventilator", |program| matches!(
                 program,
                 Program::Ventilator { .. }
@@ -426,11 +431,16 @@ impl Course {
         let joined_run = Arc::new(AtomicU64::new(0));
         let deliver = self.plan.delivered.then(|| {
             let of = Arc::clone(&joined_run);
+            let mut seen = IdSet::new();
             Box::new(move |arrived: VecDeque<Arrived>| {
                 let of = of.load(Ordering::Relaxed);
                 for arrived in arrived {
                     accept(of, &arrived);
-                    log(of, &arrived);
+                    assert!(seen.insert(arrived.id), "task {} comes twice", arrived.id);
+                    // It may be in the log from an earlier life of the sink.
+                    if !run(of, |run| run.kept.contains(arrived.id)) {
+                        log(of, &arrived);
+                    }
                 }
             }) as gather::Deliver
         });
@@ -1032,7 +1042,9 @@ impl Course {
             (Fault::BreakConnection, _) => network(network::Network::break_one),
             (Fault::JumpClock, _) => {
                 let all = self.alive(|_| true);
-                let id = all[self.random.below(all.len())];
+                let Some(&id) = all.get(self.random.below(all.len())) else {
+                    return false;
+                };
                 network(|network| network.jump(id, a_while));
             }
             _ => return false,

@@ -342,10 +342,14 @@ impl Network {
         self.slow.insert(pair(a, b), factor);
     }
 
-    /// A connection breaks while its link is cut, as one end sees it; or both when it is not.
+    /// A connection between machines breaks, as one end sees it, and, when the link is not cut, the other soon after. On one machine
+    /// none does, while both live.
     pub(super) fn break_one(&mut self) {
         let open: Vec<LinkId> = (0..self.links.len())
-            .filter(|&link| self.links[link].open == [true; 2] && !self.links[link].inproc)
+            .filter(|&link| {
+                let link = &self.links[link];
+                link.open == [true; 2] && link.machines[0] != link.machines[1]
+            })
             .collect();
         if open.is_empty() {
             return;

@@ -27,7 +27,12 @@ impl log::Log for Log {
 
     fn log(&self, record: &log::Record) {
         if let Some((process, time)) = super::network::whereabouts() {
-            println!("{:.6} {process} {}: {}", time.as_secs_f64() - 86400.0, record.level(), record.args());
+            println!(
+                "{:.6} {process} {}: {}",
+                time.as_secs_f64() - 86400.0,
+                record.level(),
+                record.args()
+            );
         }
     }
 
@@ -35,7 +40,9 @@ impl log::Log for Log {
 }
 
 fn log_if_wanted() {
-    let level = std::env::var("RUST_LOG").ok().and_then(|level| level.parse().ok());
+    let level = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok());
     if let Some(level) = level
         && log::set_boxed_logger(Box::new(Log)).is_ok()
     {
@@ -69,6 +76,9 @@ fn first() {
         if let Err(why) = result {
             failed += 1;
             println!("seed {seed}: {why}");
+            if count == 1 {
+                println!("{:?}", super::plan::Plan::new(seed));
+            }
             if failed > 20 {
                 break;
             }
