@@ -140,7 +140,7 @@ pub struct Ledger {
     ordered: bool,
     ended: bool,
     halted: bool,
-    clock: Time,
+    pub(super) clock: Time,
     /// Somebody has nothing, and what others hold may be taken back before long.
     pub(super) undecided: bool,
     totals: Totals,

@@ -82,6 +82,7 @@ impl Ledger {
                 revoking: false,
                 reserved: None,
                 last_heard: now,
+                handed_back: None,
                 moved: now,
                 relay,
                 done,
