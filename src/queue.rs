@@ -6,12 +6,13 @@ mod hosting;
 mod joining;
 mod waiting;
 
+use crate::hub::outside::Instant;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::Write;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -6,9 +6,10 @@ pub(in crate::hub) mod inbox;
 mod joining;
 pub(in crate::hub) mod lane;
 
+use crate::hub::outside::{Instant, poll};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) use inbox::{Assigned, Shared, Want};
 use inbox::{Out, ROUND};
@@ -24,7 +25,6 @@ use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{
     self, Again, Credit, Goodbye, Heartbeat, Message, PeerId, Pill, RunId, TaskId, kind,
 };
-use crate::wire::socket::poll;
 
 /// What a consumer needs to know.
 pub(crate) struct Settings {

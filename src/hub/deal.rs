@@ -35,7 +35,7 @@ impl Ledger {
         let mut free: Vec<PeerId> = self
             .consumers
             .iter()
-            .filter(|(_, c)| c.ready && !c.silent && !c.is_busy())
+            .filter(|(_, c)| c.takes_more(self.clock) && !c.is_busy())
             .map(|(&peer, _)| peer)
             .collect();
         free.sort_unstable();

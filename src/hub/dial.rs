@@ -1,8 +1,9 @@
 //! How a worker, a sink or a question for the state comes to a host: the DEALER that says hello until it is answered, and
 //! notices when the host is not heard any more.
 
+use crate::hub::outside::{Instant, Socket};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::wire::access::{Client, Credentials, Now};
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame;
-use crate::wire::socket::{Kind, LinkEvent, Socket};
+use crate::wire::socket::{Kind, LinkEvent};
 
 /// How often a hello that is not answered is said again, on a new connection.
 const HELLO_AGAIN: Duration = Duration::from_secs(2);

@@ -1,11 +1,12 @@
 //! The sink's event loop: takes results in, hands each task's first one to the program, and acknowledges what the program
 //! has kept.
 
+use crate::hub::outside::{Instant, Socket, poll};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -24,7 +25,7 @@ use crate::wire::frame::{
 use crate::wire::id_set::IdSet;
 use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::same_host;
-use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
+use crate::wire::socket::{Kind, LinkEvent};
 use crate::wire::wake::Waker;
 
 /// Acknowledgements go out in groups of so many, or after so long: each message wakes two event loops.

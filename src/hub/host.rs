@@ -9,20 +9,25 @@ mod control;
 mod dispatch;
 mod ending;
 mod heartbeat;
+#[cfg(test)]
+mod invariants;
 mod links;
 mod members;
 mod sink;
 mod state;
 
+use crate::hub::outside::{Instant, Socket, poll};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 pub(crate) use ending::CREATOR_LEFT;
 pub use ending::Summary;
 pub(crate) use state::Orders;
+
+pub(crate) use super::outside::{host_name, machine_id};
 
 use super::intake::Intake;
 use super::lane::Lane;
@@ -35,7 +40,7 @@ use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{PeerId, QueueInfo, RunId, TaskId};
 use crate::wire::runtime_dir::RuntimeDir;
-use crate::wire::socket::{Kind, Socket, poll};
+use crate::wire::socket::Kind;
 use crate::wire::wake::Waker;
 
 /// Three missed heartbeats are silence.
@@ -314,6 +319,8 @@ impl Host {
                 published = now;
                 self.publish();
             }
+            #[cfg(test)]
+            super::simulation::look_at(self);
             if self.is_finished(now) {
                 return Ok(());
             }
@@ -347,19 +354,4 @@ impl Host {
             self.ledger.end();
         }
     }
-}
-
-/// This boot of this machine: who has the same one dies with its sockets.
-pub(crate) fn machine_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_else(|_| host_name())
-}
-
-/// This host's name.
-pub(crate) fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
 }

@@ -150,6 +150,13 @@ impl Intake {
         (bodies(entries, &bytes), ended)
     }
 
+    /// Whether [`put`](Self::put) would not wait.
+    #[cfg(test)]
+    pub(crate) fn has_room(&self) -> bool {
+        let state = self.state();
+        state.room > 0 && !state.closed
+    }
+
     /// Whether something was put and not taken.
     pub(crate) fn has_some(&self) -> bool {
         !self.state().tasks.is_empty()

@@ -9,12 +9,13 @@ use bytes::Bytes;
 
 use super::hand_over::HandedOver;
 use crate::error::Result;
+use crate::hub::outside::Socket;
 use crate::wire::access::Server;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{Batch, INLINE, PART_SIZE, Part, Place, RunId, TaskId, encode_part};
 use crate::wire::same_host;
-use crate::wire::socket::{Kind, LinkEvent, Socket};
+use crate::wire::socket::{Kind, LinkEvent};
 
 pub(crate) struct Lane {
     pub(crate) socket: Socket,

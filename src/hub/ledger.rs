@@ -15,6 +15,8 @@
 
 mod blocks;
 mod holder;
+#[cfg(test)]
+pub(super) mod invariants;
 mod leases;
 mod membership;
 mod results;
@@ -89,7 +91,9 @@ struct Task {
     taken: u32,
     done: u32,
     tries_left: u32,
+    /// The number of its last lease, and the one by which its holder knows it: who comes back may hold an earlier one.
     attempt: u32,
+    held_as: u32,
     state: State,
     deaths_near: u8,
     deaths_alone: u8,
@@ -136,7 +140,7 @@ pub struct Ledger {
     ordered: bool,
     ended: bool,
     halted: bool,
-    clock: Time,
+    pub(super) clock: Time,
     /// Somebody has nothing, and what others hold may be taken back before long.
     pub(super) undecided: bool,
     totals: Totals,
@@ -216,6 +220,7 @@ impl Ledger {
                 done: 0,
                 tries_left: tries.saturating_sub(1),
                 attempt: 0,
+                held_as: 0,
                 state: State::Waiting,
                 deaths_near: 0,
                 deaths_alone: 0,

@@ -8,10 +8,11 @@ mod asking;
 mod getting;
 mod putting;
 
+use crate::hub::outside::{Instant, Socket, poll};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) use getting::{AT_ONCE, Arrived, NoItem};
 pub(crate) use putting::{Encoded, NotPut};
@@ -33,7 +34,7 @@ use crate::wire::frame::{
     RunId, Welcome, kind,
 };
 use crate::wire::same_host;
-use crate::wire::socket::{Kind, LinkEvent, Socket, poll};
+use crate::wire::socket::{Kind, LinkEvent};
 use crate::wire::wake::Waker;
 
 /// While something goes on, what was taken is confirmed so often.

@@ -31,6 +31,8 @@
 //! | `member/getting` | items that came, and how far they are taken |
 //! | `member/asking` | what only the host knows |
 //! | `outbox` | results on their way to the sink, kept until acknowledged |
+//! | `outside` | time, sockets and machine of the event loops: the real ones, or those of the simulation |
+//! | `simulation` | all of it in virtual time (docs/simulation.md) |
 //! | `hand_over` | large bodies between roles of one process |
 //! | `lane` | one consumer's private PUSH→PULL, with its byte credit |
 
@@ -46,6 +48,9 @@ pub mod ledger;
 pub(crate) mod limits;
 pub(crate) mod member;
 pub(crate) mod outbox;
+pub(crate) mod outside;
+#[cfg(test)]
+mod simulation;
 pub(crate) mod task_table;
 
 /// How long the answer to a goodbye is waited for: it comes from a loop that is there, or from nobody.

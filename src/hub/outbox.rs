@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::hand_over::HandedOver;
 use super::lane::read_part;
 use super::task_table::TaskTable;
+use crate::hub::outside::Socket;
 use crate::wire::access::Client;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
@@ -14,7 +15,7 @@ use crate::wire::frame::{
     Batch, INLINE, Part, PeerId, Place, ResultEntry, RunId, TaskId, encode_part,
 };
 use crate::wire::same_host;
-use crate::wire::socket::{Kind, LinkEvent, Socket};
+use crate::wire::socket::{Kind, LinkEvent};
 
 /// A result that is kept.
 #[derive(Clone, Debug)]

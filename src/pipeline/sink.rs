@@ -1,12 +1,13 @@
 //! The sink: gathers results.
 
+use crate::hub::outside::Instant;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::marker::PhantomData;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 

@@ -1,9 +1,10 @@
 //! The ventilator: hands out tasks.
 
+use crate::hub::outside::{Instant, poll};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::Serialize;
@@ -22,7 +23,6 @@ use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Message, RunId, State, StatusRequest, kind};
 use crate::wire::payload::Payload;
 use crate::wire::runtime_dir::RuntimeDir;
-use crate::wire::socket::poll;
 use crate::wire::wake::Waker;
 
 /// Hands tasks of type `T` to workers, and learns from the sink which are done.

@@ -1,10 +1,11 @@
 //! The worker: runs tasks.
 
+use crate::hub::outside::Instant;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::de::DeserializeOwned;

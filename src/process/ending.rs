@@ -1,10 +1,11 @@
 //! How a process with children ends: what `#[procession::main]` does behind the user's function, and every child behind its task.
 
+use crate::hub::outside::Instant;
 use std::fmt::{Debug, Display};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 

@@ -1,8 +1,9 @@
 //! A queue's handle in one process: where its host is, and this process's membership, made on first use.
 
+use crate::hub::outside::Instant;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,9 @@
 //! The queues that this process hosts, and how they end with it.
 
+use crate::hub::outside::Instant;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::handle::{Inner, all_open};
 use crate::error::Result;

@@ -1,9 +1,9 @@
 //! How a process becomes a member of a queue: on first use, on the thread that serves it from then on, so that who has no time need
 //! not wait for it.
 
+use crate::hub::outside::Instant;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::hub::member::{Member, Settings, Shared, Wait, wait_on};

@@ -1,9 +1,10 @@
 //! What the slots and the event loop share: tasks that wait for a slot, those that run, and what became of them.
 
+use crate::hub::outside::Instant;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 

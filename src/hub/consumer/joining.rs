@@ -1,8 +1,9 @@
 //! How a worker comes to a run, for the first time or again: its hello, what it holds, and its welcome.
 
+use crate::hub::outside::Instant;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::inbox::Shared;
 use super::lane::Lane;

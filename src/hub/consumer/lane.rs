@@ -10,11 +10,12 @@ use crate::error::Result;
 use crate::hub::dial::say_malformed;
 use crate::hub::hand_over;
 use crate::hub::outbox::{Finished, error_body};
+use crate::hub::outside::Socket;
 use crate::wire::access::Client;
 use crate::wire::body::{Arriving, Body, IN_MEMORY};
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Message, Part, Place, TaskId, TaskList, kind};
-use crate::wire::socket::{Kind, LinkEvent, Socket};
+use crate::wire::socket::{Kind, LinkEvent};
 
 pub(in crate::hub) struct Lane {
     pub(in crate::hub) socket: Socket,

@@ -1,6 +1,6 @@
 //! Who says hello, and becomes a worker with a lane of its own, or the sink, or is refused.
 
-use std::time::Instant;
+use crate::hub::outside::Instant;
 
 use super::{Host, Peer};
 use crate::error::Result;

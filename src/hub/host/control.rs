@@ -1,6 +1,6 @@
 //! What comes in on control: from whom, and who handles it.
 
-use std::time::Instant;
+use crate::hub::outside::Instant;
 
 use super::{Host, TURN};
 use crate::hub::ledger::Gone;

@@ -1,13 +1,12 @@
 //! What the ledger decided, and what was acknowledged, goes out to the workers; verdicts of the host's own go to the sink.
 
-use std::time::Instant;
+use crate::hub::outside::{Instant, Socket};
 
 use super::state::Verdict;
 use super::{HOLD_BACK, Host};
 use crate::hub::ledger::Action;
 use crate::hub::outbox::{Finished, error_body};
 use crate::wire::frame::{self, Done, TaskList, kind};
-use crate::wire::socket::Socket;
 
 /// A group of so many is relayed at once.
 const RELAY: u64 = 512;

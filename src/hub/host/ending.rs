@@ -1,6 +1,7 @@
 //! When a run is over, who hears of it, and how it ended.
 
-use std::time::{Duration, Instant};
+use crate::hub::outside::Instant;
+use std::time::Duration;
 
 use super::{Host, MISSED};
 use crate::wire::endpoint::Transport;

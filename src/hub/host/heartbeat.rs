@@ -1,6 +1,6 @@
 //! What is done as time passes: heartbeats are sent, silent peers given up, and patience ends.
 
-use std::time::Instant;
+use crate::hub::outside::Instant;
 
 use rustc_hash::FxHashSet;
 
@@ -66,8 +66,10 @@ impl Host {
                 beat.ack = sink.number;
                 self.control.send_to(&sink.route, frame::encode(&beat));
             }
-            // A sink on this machine is gone when its link is; a stopped one is waited for.
-            if !sink.same_machine && now.duration_since(sink.last_heard) > silence {
+            // A sink on this machine is gone when its link is; a stopped one is waited for. Of one that has never connected (it was
+            // killed behind its hello) no link tells.
+            let link_tells = sink.same_machine && sink.up;
+            if !link_tells && now.duration_since(sink.last_heard) > silence {
                 self.sink_gone("was not heard for three heartbeats");
             }
         }

@@ -1,6 +1,6 @@
 //! Links that come and go, and what that says about who was at their other end.
 
-use std::time::Instant;
+use crate::hub::outside::Instant;
 
 use super::{Host, Peer};
 use crate::hub::lane::Link;

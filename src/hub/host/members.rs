@@ -1,6 +1,7 @@
 //! The members of a queue: what they put comes in here, is granted room, and is accepted; their questions are answered.
 
-use std::time::{Duration, Instant};
+use crate::hub::outside::{Instant, Socket};
+use std::time::Duration;
 
 use super::{HOLD_BACK, Host, TURN, machine_id};
 use crate::error::Result;
@@ -11,7 +12,7 @@ use crate::wire::frame::{
     self, Ask, Confirm, Hello, Message, PeerId, Place, Put, PutEntry, QueueInfo, Room, Want,
     Welcome, kind,
 };
-use crate::wire::socket::{Kind, Socket};
+use crate::wire::socket::Kind;
 
 /// Bytes that were taken in are told no later than after so many, in bytes.
 const TOLD_AFTER: u64 = 512 << 10;

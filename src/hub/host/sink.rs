@@ -1,12 +1,12 @@
 //! The run's sink: how it is admitted, where workers find it, what it has kept, and what happens when it is gone.
 
-use std::time::Instant;
+use crate::hub::outside::{Instant, Socket};
 
 use super::{Host, SinkPeer, TURN};
 use crate::wire::access;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Hello, Message, SinkAt, Welcome, kind};
-use crate::wire::socket::{Kind, Socket};
+use crate::wire::socket::Kind;
 
 impl Host {
     pub(super) fn on_sink(

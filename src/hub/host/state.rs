@@ -1,7 +1,7 @@
 //! What other threads tell the host, and what it shows them.
 
+use crate::hub::outside::Instant;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 

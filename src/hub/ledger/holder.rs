@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use super::{State, Task, Time, Totals};
 use crate::wire::frame::{PeerId, TaskId};
 
+/// How long nobody is asked again who has handed back what it was sent.
+const PAUSE: Time = Time::from_millis(100);
+
 /// One consumer as the ledger sees it.
 #[derive(Debug)]
 pub struct Consumer {
@@ -34,6 +37,8 @@ pub struct Consumer {
     /// Holds a task beyond its credit.
     pub(super) reserved: Option<TaskId>,
     pub(super) last_heard: Time,
+    /// When it handed something back that nobody had asked for, as one that leaves does.
+    pub(super) handed_back: Option<Time>,
     /// When it took something of a queue's last, or got something while it had nothing.
     pub(in crate::hub) moved: Time,
     pub(super) relay: Vec<(TaskId, u64)>,
@@ -77,6 +82,18 @@ impl Consumer {
         self.running > 0 || self.ahead() > 0
     }
 
+    /// Whether it runs a suspect and nothing else, as far as it has said: the last that it was sent.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.alone && self.is_busy()
+    }
+
+    /// Whether it may be sent a task beyond its credit: not at once to one that has just handed one back.
+    pub(in crate::hub) fn takes_more(&self, now: Time) -> bool {
+        let lately = self.handed_back.is_some_and(|at| now < at + PAUSE);
+        self.ready && !self.silent && !lately
+    }
+
     /// Leases held: sent and not acknowledged.
     #[must_use]
     pub const fn leases(&self) -> usize {
@@ -114,6 +131,7 @@ impl Consumer {
         self.sent_tasks += task.weight();
         self.sent_bytes += task.body.len();
         task.attempt += 1;
+        task.held_as = task.attempt;
         if task.attempt > 1 {
             totals.again += 1;
         }

@@ -86,7 +86,7 @@ impl Ledger {
         let freest = self
             .consumers
             .iter()
-            .filter(|(_, c)| c.ready && !c.silent && !c.apart && c.reserved.is_none())
+            .filter(|(_, c)| c.takes_more(self.clock) && !c.apart && c.reserved.is_none())
             .min_by_key(|(peer, c)| (c.ahead() + u64::from(c.running), **peer))
             .map(|(&peer, _)| peer);
         if let Some(peer) = freest
@@ -134,7 +134,7 @@ impl Ledger {
             .filter_map(|&(seq, id)| {
                 let task = self.tasks.get(id)?;
                 matches!(task.state, State::Leased { to, seq: held, .. } if to == peer && held == seq)
-                    .then_some((id, task.attempt))
+                    .then_some((id, task.held_as))
             })
             .collect()
     }
@@ -143,24 +143,33 @@ impl Ledger {
     pub fn returned(&mut self, peer: PeerId, tasks: &[(TaskId, u32)]) {
         let mut tasks = tasks.to_vec();
         tasks.sort_unstable();
+        let mut some = false;
         for &(id, attempt) in tasks.iter().rev() {
-            self.withdraw(peer, id, attempt);
+            some |= self.withdraw(peer, id, attempt);
         }
+        let now = self.clock;
         if let Some(consumer) = self.consumers.get_mut(&peer) {
-            consumer.revoking = false;
+            let asked = std::mem::take(&mut consumer.revoking);
+            if some && !asked {
+                consumer.handed_back = Some(now);
+            }
         }
     }
 
-    /// A lease ends as if it had never been given.
-    pub fn withdraw(&mut self, peer: PeerId, id: TaskId, attempt: u32) {
-        if self.take_from(peer, id, attempt)
+    /// A lease ends as if it had never been given; whether there was one.
+    pub fn withdraw(&mut self, peer: PeerId, id: TaskId, attempt: u32) -> bool {
+        let ended = self.take_from(peer, id, attempt);
+        if ended
             && let Some(task) = self.tasks.get_mut(id)
+            // Its number can only be given again when nobody has had a later one.
+            && task.attempt == attempt
         {
-            task.attempt = task.attempt.saturating_sub(1);
+            task.attempt = attempt.saturating_sub(1);
             if task.attempt > 0 {
                 self.totals.again = self.totals.again.saturating_sub(1);
             }
         }
+        ended
     }
 
     /// A lease ends that never went out. The consumer counts what arrives, so this one does not count on its lane, and those
@@ -215,7 +224,7 @@ impl Ledger {
             return false;
         };
         match task.state {
-            State::Leased { to, .. } if to == peer && task.attempt == attempt => {}
+            State::Leased { to, .. } if to == peer && task.held_as == attempt => {}
             _ => return false,
         }
         task.state = State::Waiting;

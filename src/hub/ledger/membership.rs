@@ -45,6 +45,7 @@ impl Ledger {
                             self.suspects.remove(&id);
                         }
                         task.attempt = task.attempt.max(attempt);
+                        task.held_as = attempt;
                         task.state = State::Leased {
                             to: peer,
                             seq: 0,
@@ -81,6 +82,7 @@ impl Ledger {
                 revoking: false,
                 reserved: None,
                 last_heard: now,
+                handed_back: None,
                 moved: now,
                 relay,
                 done,
@@ -200,6 +202,8 @@ impl Ledger {
                 continue;
             }
             if why == Gone::Died {
+                // One that has ended, and whose result waits for its acknowledgement, did not die with it.
+                let alone = alone && seq == consumer.sent_tasks && consumer.is_alone();
                 task.deaths_near = task.deaths_near.saturating_add(1);
                 task.deaths_alone += u8::from(alone);
                 task.suspect |= seq <= consumer.taken || task.deaths_near >= DEATHS_NEAR;

@@ -1,9 +1,10 @@
 //! What has come from the host and the program's threads take: blocks in the order of the lane, and how far each has been taken.
 
+use crate::hub::outside::Instant;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::PoisonError;
 use std::thread::ThreadId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{End, Member, ROUND, Shared, Wait, wait_on};
 use crate::hub::consumer::inbox::weight;

@@ -1,8 +1,9 @@
 //! What the program's threads put, on its way to the host: gathered into blocks, kept until the host has accepted it.
 
+use crate::hub::outside::Instant;
 use std::collections::VecDeque;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{End, Member, Shared, Wait, wait_on};
 use crate::hub::lane::read_part;
