@@ -172,8 +172,11 @@ impl Host {
             for &(worker, link, bytes) in &ack.absorbed {
                 if worker == 0 {
                     self.verdicts.absorbed(link, bytes);
-                } else if let Some(peer) = self.peers.get_mut(&worker) {
-                    peer.absorbed = Some((link, bytes));
+                } else {
+                    self.absorbed.insert(worker, (link, bytes));
+                    if let Some(peer) = self.peers.get_mut(&worker) {
+                        peer.absorbed = Some((link, bytes));
+                    }
                 }
             }
         }
