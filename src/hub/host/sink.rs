@@ -173,9 +173,11 @@ impl Host {
                 if worker == 0 {
                     self.verdicts.absorbed(link, bytes);
                 } else {
-                    self.absorbed.insert(worker, (link, bytes));
+                    // What came late by an earlier link says nothing of the present one.
+                    let known = self.absorbed.entry(worker).or_default();
+                    *known = (link, bytes).max(*known);
                     if let Some(peer) = self.peers.get_mut(&worker) {
-                        peer.absorbed = Some((link, bytes));
+                        peer.absorbed = Some(*known);
                     }
                 }
             }
