@@ -5,7 +5,7 @@ SHELL = /bin/sh
 PYTHON_ENVIRONMENT = $(CURDIR)/.venv
 
 .DEFAULT_GOAL = help
-.PHONY: help build lint test demo bench examples doc check install clean
+.PHONY: help build lint test soak mutants demo bench examples doc check install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,12 @@ test: ## all tests: unit, integration, documentation; the examples are built too
 	@if scripts/setup python '$(PYTHON_ENVIRONMENT)'; then \
 		export PROCESSION_TEST_PYTHON='$(PYTHON_ENVIRONMENT)/bin/python'; fi; \
 	set -x; cargo test --workspace --all-features
+
+soak: ## the simulation with other seeds, until it is stopped or one fails
+	cargo test --lib simulation -- --ignored --nocapture soak
+
+mutants: ## breaks the code on purpose, and shows that the simulation finds it
+	scripts/mutants
 
 demo: ## several processes do a real job, and one of them is killed on the way
 	scripts/demo

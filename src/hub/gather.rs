@@ -225,7 +225,8 @@ pub(crate) struct Gather {
     /// Results that were handed to the program, or need not be; and those of them that it has kept.
     seen: IdSet,
     kept: IdSet,
-    parts: FxHashMap<(PeerId, TaskId, u32), Arriving>,
+    /// By worker and its link, so that what comes late by a lost one is not mixed with what is sent again.
+    parts: FxHashMap<(PeerId, u32, TaskId, u32), Arriving>,
     absorbed: FxHashMap<(PeerId, u32), u64>,
     last_sent: Instant,
     /// When acknowledgements went out last, and whether some wait for their turn.
@@ -550,7 +551,7 @@ impl Gather {
                     if self.seen.contains(part.id) {
                         continue;
                     }
-                    let key = (part.peer, part.id, part.attempt);
+                    let key = (part.peer, part.link, part.id, part.attempt);
                     self.parts
                         .entry(key)
                         .or_default()
@@ -604,7 +605,7 @@ impl Gather {
         };
         let cost = cost(inline);
         let parts = match entry.place {
-            Place::Parts(_) => self.parts.remove(&(worker, entry.id, entry.attempt)),
+            Place::Parts(_) => self.parts.remove(&(worker, link, entry.id, entry.attempt)),
             _ => None,
         };
         if self.seen.contains(entry.id) {
@@ -648,6 +649,8 @@ impl Gather {
             Place::File(body) => body,
         };
         self.seen.insert(entry.id);
+        // What came of it by other ways is not wanted any more.
+        self.parts.retain(|&(_, _, id, _), _| id != entry.id);
         fresh.push_back(Arrived {
             id: entry.id,
             attempt: entry.attempt,

@@ -130,6 +130,9 @@ pub(crate) struct Host {
     peers: FxHashMap<PeerId, Peer>,
     routes: HashMap<Vec<u8>, PeerId>,
     sink: Option<SinkPeer>,
+    /// How much the sink has absorbed of each worker, on which link: who comes back is told again, as the word may have been lost
+    /// with its connection.
+    absorbed: FxHashMap<PeerId, (u32, u64)>,
     had_sink: bool,
     had_worker: bool,
     verdicts: Outbox,
@@ -198,6 +201,7 @@ impl Host {
             peers: FxHashMap::default(),
             routes: HashMap::new(),
             sink: None,
+            absorbed: FxHashMap::default(),
             had_sink: false,
             had_worker: false,
             verdicts: Outbox::new(run, 0),

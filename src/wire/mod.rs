@@ -31,6 +31,12 @@ pub mod frame;
 pub mod id_set;
 pub mod payload;
 pub mod runtime_dir;
+#[cfg_attr(test, allow(dead_code, reason = "the simulation has no rings"))]
 pub(crate) mod same_host;
+#[cfg_attr(
+    test,
+    allow(dead_code, reason = "the simulation takes the place of some of it")
+)]
 pub(crate) mod socket;
+#[cfg_attr(test, allow(dead_code, reason = "the simulation does not sleep"))]
 pub(crate) mod wake;

@@ -120,7 +120,7 @@ impl Host {
                 lane,
                 goodbye: false,
                 last_sent: Instant::now(),
-                absorbed: None,
+                absorbed: self.absorbed.get(&id).copied(),
                 relayed: Instant::now(),
             },
         );

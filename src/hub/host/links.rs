@@ -91,6 +91,7 @@ impl Host {
     }
 
     pub(super) fn remove(&mut self, id: PeerId, why: Gone) {
+        self.absorbed.remove(&id);
         if let Some(peer) = self.peers.remove(&id) {
             self.routes.remove(&peer.route);
             if why == Gone::Died && self.members.is_some() {

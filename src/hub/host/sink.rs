@@ -181,8 +181,13 @@ impl Host {
             for &(worker, link, bytes) in &ack.absorbed {
                 if worker == 0 {
                     self.verdicts.absorbed(link, bytes);
-                } else if let Some(peer) = self.peers.get_mut(&worker) {
-                    peer.absorbed = Some((link, bytes));
+                } else {
+                    // What came late by an earlier link says nothing of the present one.
+                    let known = self.absorbed.entry(worker).or_default();
+                    *known = (link, bytes).max(*known);
+                    if let Some(peer) = self.peers.get_mut(&worker) {
+                        peer.absorbed = Some(*known);
+                    }
                 }
             }
         }

@@ -198,10 +198,6 @@ impl Course {
         }
     }
 
-    pub(super) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
     /// Runs to its end; what went wrong, if anything did.
     pub(super) fn run(&mut self) -> std::result::Result<Figures, String> {
         let began = network(|network| network.now);

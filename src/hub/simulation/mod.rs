@@ -15,6 +15,7 @@ pub(crate) mod network;
 mod plan;
 mod process;
 mod random;
+#[cfg(test)]
 mod tests;
 
 pub(super) use course::look_at;

@@ -800,6 +800,7 @@ impl Socket {
         })
     }
 
+    #[allow(dead_code, reason = "as the real one")]
     pub(crate) fn send_slice(&self, frame: &[u8]) -> bool {
         self.send(frame.to_vec())
     }

@@ -101,6 +101,11 @@ impl Plan {
             false => 0,
         };
         let mut faults: Vec<Fault> = FAULTS.into_iter().filter(|_| random.chance(35)).collect();
+        let delivered = random.chance(20);
+        if delivered {
+            // As in a pool: the sink lives as long as its program.
+            faults.retain(|fault| !matches!(fault, Fault::KillSink | Fault::LeaveSink));
+        }
         if random.chance(12) {
             faults.push(Fault::KillVentilator);
         }
@@ -118,7 +123,7 @@ impl Plan {
             heartbeat: ms([200, 500, 1000][random.below(3)]),
             patience: Duration::from_secs(120),
             ordered: random.chance(30),
-            delivered: random.chance(20),
+            delivered,
             tries: 1 + random.below(3) as u32,
             run_time,
             killers: some(random, 15, 2),
