@@ -99,12 +99,14 @@ impl Commands {
             let mut result = self.run_one(&mut executor, &group, slot.number(), &lease);
             result.host.clone_from(&self.host);
             let (exit, signal) = result.status();
+            let obituary = executor.obituary(&result);
             slot.finish(
                 lease,
                 Answer {
                     value: Ok(result),
                     exit,
                     signal,
+                    obituary,
                 },
             );
         }
@@ -325,6 +327,7 @@ impl FilterTasks for FilterSlot<'_> {
                 value: Ok(result),
                 exit,
                 signal,
+                obituary: None,
             };
             (lease, answer)
         });

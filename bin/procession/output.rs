@@ -10,6 +10,7 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::time::{Duration, Instant};
 
 use procession::command::{CommandResult, Job, Mode};
+use procession::obituary::Obituary;
 use procession::pipeline::{Cause, Got, Outcome, Receipt, Sink};
 
 use crate::args::options::OutputArgs;
@@ -176,9 +177,9 @@ impl Output {
     }
 
     /// Says why a task failed; what is the same for many is said for a few.
-    fn say_failure(&mut self, id: u64, result: &CommandResult) {
+    fn say_failure(&mut self, id: u64, result: &CommandResult, last: Option<&Obituary>) {
         let Some(note) = &result.note else {
-            return say_failure(id, result);
+            return say_failure(id, result, last);
         };
         if self.reasons.len() >= REASONS && !self.reasons.contains_key(note) {
             return log::warn!("task {id}: {note}");
@@ -225,10 +226,10 @@ impl Output {
             ..CommandResult::default()
         });
         if failed {
-            self.say_failure(id, &result);
+            self.say_failure(id, &result, outcome.obituaries.last());
         }
         if self.args.json {
-            write_json(&mut self.stdout, id, attempt, &result).map_err(stdout_error)?;
+            write_json(&mut self.stdout, id, attempt, &result, &outcome.obituaries).map_err(stdout_error)?;
         } else {
             self.print(&result)?;
         }
@@ -294,20 +295,26 @@ impl Output {
 }
 
 /// What failed without a note, in a way that its own output does not tell, is said.
-fn say_failure(id: u64, result: &CommandResult) {
+fn say_failure(id: u64, result: &CommandResult, last: Option<&Obituary>) {
     let command = String::from_utf8_lossy(&result.command);
     let command: String = command.chars().take(200).collect();
     let (_, signal) = result.status();
     if result.timed_out {
         log::warn!("task {id} ran into --timeout and was ended: {command}");
     } else if signal != 0 {
-        log::warn!("task {id} was killed by signal {signal}: {command}");
+        log::warn!("task {id} was killed by signal {signal}: {command}{}", how(last));
     } else {
         log::info!(
-            "task {id} failed with exit status {}: {command}",
-            result.exit
+            "task {id} failed with exit status {}: {command}{}",
+            result.exit,
+            how(last)
         );
     }
+}
+
+/// What else is known of it.
+fn how(last: Option<&Obituary>) -> String {
+    last.map(|obituary| format!(" ({obituary})")).unwrap_or_default()
 }
 
 fn write_tagged(out: &mut impl Write, tag: &[u8], text: &mut impl io::Read) -> io::Result<()> {

@@ -252,10 +252,16 @@ impl Dial {
         if !(unanswered || lost || unheard) {
             return Ok(Need::Nothing);
         }
-        // A new socket, so that nothing said to the old connection comes late.
+        self.reopen()?;
+        Ok(Need::Hello)
+    }
+
+    /// A new socket, so that nothing said to the old connection comes late.
+    pub(crate) fn reopen(&mut self) -> Result<()> {
         self.socket = Self::open(&self.endpoint)?;
         self.connected = false;
-        Ok(Need::Hello)
+        self.link_lost = false;
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,9 @@ use rustc_hash::FxHashMap;
 use super::dial::{Dial, Need, say_malformed};
 use super::hand_over;
 use super::host::{host_name, machine_id};
-use super::outbox::cost;
+use super::outbox::{cost, weight};
 use crate::error::{Error, Result};
+use crate::obituary::Obituary;
 use crate::wire::body::{Arriving, Body};
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
@@ -43,6 +44,8 @@ pub(crate) struct Arrived {
     /// There is no value: the body is an error's text.
     pub(crate) error: bool,
     pub(crate) link: u32,
+    /// How the task's attempts ended that failed.
+    pub(crate) obituaries: Vec<Obituary>,
     /// What it counts against its sender's window.
     pub(crate) cost: u64,
 }
@@ -70,6 +73,8 @@ pub(crate) struct Shared {
     kept: Mutex<KeptBox>,
     waker: Waker,
     leave: AtomicBool,
+    /// How many results were dropped that were there already.
+    doubles: AtomicU64,
     /// Whether the run shall end with us, and why.
     end: AtomicBool,
     why: Mutex<String>,
@@ -173,6 +178,11 @@ impl Shared {
         self.leave();
     }
 
+    /// How many results were dropped because the task had one already.
+    pub(crate) fn doubles(&self) -> u64 {
+        self.doubles.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn leave(&self) {
         self.leave.store(true, Ordering::Release);
         self.waker.wake();
@@ -221,6 +231,8 @@ pub(crate) struct Gather {
     seen: IdSet,
     kept: IdSet,
     parts: FxHashMap<(PeerId, TaskId, u32), Arriving>,
+    /// How attempts at tasks ended whose results come next.
+    obituaries: FxHashMap<(PeerId, TaskId, u32), Vec<Obituary>>,
     absorbed: FxHashMap<(PeerId, u32), u64>,
     last_sent: Instant,
     /// When acknowledgements went out last, and whether some wait for their turn.
@@ -243,6 +255,7 @@ impl Gather {
             kept: Mutex::default(),
             waker,
             leave: AtomicBool::new(false),
+            doubles: AtomicU64::new(0),
             end: AtomicBool::new(false),
             why: Mutex::default(),
         });
@@ -263,6 +276,7 @@ impl Gather {
             seen: IdSet::new(),
             kept: IdSet::new(),
             parts: FxHashMap::default(),
+            obituaries: FxHashMap::default(),
             absorbed: FxHashMap::default(),
             last_sent: Instant::now(),
             acked_at: Instant::now(),
@@ -534,6 +548,11 @@ impl Gather {
                         .or_default()
                         .add(part.offset, &part.bytes);
                 }
+                Ok(Message::Obituaries(of)) if of.run == self.run => {
+                    for (id, attempt, obituaries) in of.tasks {
+                        self.obituaries.insert((of.peer, id, attempt), obituaries);
+                    }
+                }
                 Ok(other) => log::debug!("ignored among results: {other:?}"),
                 Err(error) => log::warn!("sink: ignored a result: {error}"),
             }
@@ -580,12 +599,19 @@ impl Gather {
             Place::Error(text) => (text.len(), true),
             _ => (0, false),
         };
-        let cost = cost(inline);
+        let obituaries = match self.obituaries.is_empty() {
+            true => Vec::new(),
+            false => (self.obituaries)
+                .remove(&(worker, entry.id, entry.attempt))
+                .unwrap_or_default(),
+        };
+        let cost = cost(inline) + weight(&obituaries);
         let parts = match entry.place {
             Place::Parts(_) => self.parts.remove(&(worker, entry.id, entry.attempt)),
             _ => None,
         };
         if self.seen.contains(entry.id) {
+            self.shared.doubles.fetch_add(1, Ordering::Relaxed);
             *again.absorbed.entry((worker, link)).or_default() += cost;
             if self.kept.contains(entry.id) {
                 // A double of what was kept: its worker must learn that, or it would keep it for ever.
@@ -636,6 +662,7 @@ impl Gather {
             body,
             error,
             link,
+            obituaries,
             cost,
         });
     }

@@ -27,8 +27,10 @@ pub(crate) use state::Orders;
 use super::intake::Intake;
 use super::lane::Lane;
 use super::ledger::Ledger;
+use super::obituaries::Obituaries;
 use super::outbox::Outbox;
 use crate::error::{Error, Result};
+use crate::obituary::OomKills;
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{PeerId, QueueInfo, RunId, TaskId};
@@ -88,6 +90,20 @@ struct Peer {
     absorbed: Option<(u32, u64)>,
     /// When it was told of acknowledgements last.
     relayed: Instant,
+    /// It has said that it is about to be killed by somebody who means no task in it.
+    doomed: bool,
+    /// Those whom the kernel kills where it runs, and how many they were when it came.
+    oom_kills: OomKills,
+    oom_before: u64,
+}
+
+/// A worker that died.
+struct Dead {
+    id: PeerId,
+    pid: u32,
+    host: String,
+    /// The kernel killed in its cgroup for want of memory while it was here.
+    out_of_memory: bool,
 }
 
 struct SinkPeer {
@@ -133,7 +149,9 @@ pub(crate) struct Host {
     /// Since when tasks wait in the intake.
     intake_since: Option<Instant>,
     /// Process and host of those who died since decisions were carried out last.
-    died: Vec<(PeerId, u32, String)>,
+    died: Vec<Dead>,
+    /// How attempts at unfinished tasks have ended so far.
+    obituaries: Obituaries,
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
@@ -186,6 +204,7 @@ impl Host {
             held_back: false,
             intake_since: None,
             died: Vec::new(),
+            obituaries: Obituaries::default(),
             alone_since: now,
             sinkless_since: now,
             error: None,

@@ -71,6 +71,19 @@ pub enum Action {
     },
 }
 
+/// An attempt at a task that had started when its consumer died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutShort {
+    /// The task.
+    pub id: TaskId,
+    /// The attempt.
+    pub attempt: u32,
+    /// The consumer.
+    pub consumer: PeerId,
+    /// How long it had had the task.
+    pub held: Time,
+}
+
 /// Why a consumer is no longer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
@@ -94,6 +107,8 @@ struct Task {
     deaths_near: u8,
     deaths_alone: u8,
     suspect: bool,
+    /// When it was leased last.
+    since: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +160,7 @@ pub struct Ledger {
     items_taken: u64,
     items_done: u64,
     pub(super) actions: Vec<Action>,
+    cut_short: Vec<CutShort>,
 }
 
 impl Default for Ledger {
@@ -178,6 +194,7 @@ impl Ledger {
             items_taken: 0,
             items_done: 0,
             actions: Vec::new(),
+            cut_short: Vec::new(),
         }
     }
 
@@ -220,6 +237,7 @@ impl Ledger {
                 deaths_near: 0,
                 deaths_alone: 0,
                 suspect: false,
+                since: Time::ZERO,
             },
         );
         id
@@ -313,6 +331,11 @@ impl Ledger {
     /// Takes the decisions made since this was called last.
     pub fn actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// Takes the attempts that ended with their consumers since this was called last.
+    pub fn cut_short(&mut self) -> Vec<CutShort> {
+        std::mem::take(&mut self.cut_short)
     }
 
     /// A task's body, while the task has no result.

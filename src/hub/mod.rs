@@ -43,6 +43,7 @@ pub(crate) mod intake;
 pub(crate) mod lane;
 pub mod ledger;
 pub(crate) mod member;
+mod obituaries;
 pub(crate) mod outbox;
 pub(crate) mod task_table;
 

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Cause, check_dial, check_reach, random_id};
 use crate::error::{Error, Result};
+use crate::obituary::Obituary;
 use crate::hub::gather::{Arrived, Deliver, Gather, Joined, KeptBox, Settings, Shared, Waited};
 use crate::registry::panics::text_of;
 use crate::wire::body::Body;
@@ -81,6 +82,8 @@ pub struct Outcome<R> {
     pub time: Duration,
     /// The value, or why there is none.
     pub result: std::result::Result<R, TaskError>,
+    /// How attempts at the task ended that failed, the last ones; this one too, if it did.
+    pub obituaries: Vec<Obituary>,
     /// To be given to [`Sink::keep`].
     pub receipt: Receipt,
 }
@@ -94,12 +97,14 @@ impl<R> Outcome<R> {
 }
 
 /// Why a task has no value: a panic's message, an error's text, or that every worker died of it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message}")]
 #[non_exhaustive]
 pub struct TaskError {
     /// The text.
     pub message: String,
+    /// How the task's attempts ended, the last ones.
+    pub obituaries: Vec<Obituary>,
 }
 
 /// The right to acknowledge one result.
@@ -453,9 +458,13 @@ impl<R: Payload> Sink<R> {
             let text = arrived.body.to_bytes().unwrap_or_default();
             Err(TaskError {
                 message: String::from_utf8_lossy(&text).into_owned(),
+                obituaries: arrived.obituaries.clone(),
             })
         } else {
-            R::from_body(arrived.body).map_err(|message| TaskError { message })
+            R::from_body(arrived.body).map_err(|message| TaskError {
+                message,
+                obituaries: arrived.obituaries.clone(),
+            })
         };
         Outcome {
             id: arrived.id,
@@ -465,6 +474,7 @@ impl<R: Payload> Sink<R> {
             signal: arrived.signal,
             time: Duration::from_micros(arrived.micros),
             result,
+            obituaries: arrived.obituaries,
             receipt,
         }
     }
@@ -494,6 +504,12 @@ impl<R: Payload> Sink<R> {
         if self.mine.kept.len() >= 4096 {
             self.acknowledge();
         }
+    }
+
+    /// How many results were dropped here because their tasks had one already: what is run twice is not seen twice.
+    #[must_use]
+    pub fn doubles_dropped(&self) -> u64 {
+        self.shared.doubles()
     }
 
     /// Sends the acknowledgements of what was kept.

@@ -342,6 +342,7 @@ fn answer(entries: Entries, exit: i32) -> Answer<Body> {
             value: Ok(body),
             exit,
             signal: 0,
+            obituary: None,
         },
         Err(error) => Answer::failed(format!("there is no room for its value: {error}")),
     }

@@ -97,7 +97,9 @@ pub struct OutputArgs {
 
     /// Print one JSON object a result
     ///
-    /// Its fields: id, input, exit, signal, attempts, worker, host, start, seconds, stdout, stderr.
+    /// Its fields: id, input, exit, signal, attempts, worker, host, start, seconds, stdout, stderr; and
+    /// failures, how each attempt ended that failed: host, worker, attempt, exit, signal,
+    /// out_of_memory, peak_memory, seconds, and the last lines of its stderr.
     #[arg(long)]
     pub json: bool,
 

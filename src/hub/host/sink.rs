@@ -168,6 +168,7 @@ impl Host {
             for kept in &ack.kept {
                 self.ledger.acknowledge(kept);
                 self.verdicts.done(kept.first, kept.count);
+                self.obituaries.forget(kept.first, kept.count);
             }
             for &(worker, link, bytes) in &ack.absorbed {
                 if worker == 0 {

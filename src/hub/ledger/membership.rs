@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 
 use super::results::push_range;
-use super::{Action, Consumer, Gone, Ledger, State, Time};
+use super::{Action, Consumer, CutShort, Gone, Ledger, State, Time};
 use crate::wire::frame::{PeerId, TaskId};
 
 /// A task that was leased at so many deaths, started or not, is a suspect too: the word that it had started may have died
@@ -208,6 +208,14 @@ impl Ledger {
                 } else {
                     alone
                 };
+                if alone || seq <= consumer.taken {
+                    self.cut_short.push(CutShort {
+                        id,
+                        attempt: task.attempt,
+                        consumer: peer,
+                        held: self.clock.saturating_sub(task.since),
+                    });
+                }
                 if to_blame && task.deaths_alone >= self.deaths {
                     task.state = State::Condemned;
                     self.actions.push(Action::Condemn {
