@@ -515,6 +515,8 @@ fn encode_again(message: &Message) -> Vec<u8> {
         Message::Want(m) => encode(m),
         Message::Confirm(m) => encode(m),
         Message::Ask(m) | Message::Answer(m) => encode(m),
+        Message::Obituaries(m) => encode(m),
+        Message::Doomed(m) => encode(m),
         Message::OtherVersion(_) => Vec::new(),
     }
 }

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use crate::args::Action;
 
+mod allow;
 mod args;
 mod capture;
+mod chaos;
 mod commands;
 mod executor;
 mod exit_code;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use procession::command::{CommandResult, Job, Mode};
 use procession::obituary::Obituary;
 use procession::pipeline::{Cause, Got, Outcome, Receipt, Sink};
+use procession::wire::id_set::IdSet;
 
 use crate::args::options::OutputArgs;
 use crate::joblog::Joblog;
@@ -63,6 +64,9 @@ pub struct Output {
     joblog: Option<Joblog>,
     results: Option<Results>,
     receipts: Vec<Receipt>,
+    /// How many results were written, and of which tasks.
+    written: u64,
+    ids: IdSet,
     /// Why tasks failed, and how many for each reason.
     reasons: HashMap<String, u64>,
 }
@@ -110,6 +114,8 @@ impl Output {
             joblog,
             results,
             receipts: Vec::new(),
+            written: 0,
+            ids: IdSet::new(),
             reasons: HashMap::new(),
         })
     }
@@ -202,6 +208,11 @@ impl Output {
         }
     }
 
+    /// How many results were written, and of how many different tasks.
+    pub fn written(&self) -> (u64, u64) {
+        (self.written, self.ids.len())
+    }
+
     /// Closes the log in order: another sink of this run will not go on with it.
     ///
     /// # Errors
@@ -244,6 +255,8 @@ impl Output {
                 .append(id, &result)
                 .map_err(|error| OutputError::Failed(error.to_string()))?;
         }
+        self.written += 1;
+        self.ids.insert(id);
         self.receipts.push(receipt);
         Ok(())
     }

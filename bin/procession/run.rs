@@ -8,6 +8,7 @@ use procession::pipeline::{Sink, Ventilator, Worker};
 
 use crate::args::RunArgs;
 use crate::args::quantity::Jobs;
+use crate::chaos::{Ledger, Meeting};
 use crate::commands::Commands;
 use crate::exit_code::ExitCode;
 use crate::output::{Gathered, Output};
@@ -24,8 +25,12 @@ const HERE: &str = "inproc://run";
 pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
+    let rehearsal = args.chaos.chaos.map(Meeting::new).transpose()?;
     let mut builder =
         feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?.bind_also(HERE);
+    if let Some(meeting) = &rehearsal {
+        builder = builder.bind_also(meeting.endpoint());
+    }
     if let Some(bind) = &args.bind {
         feed::between_processes(bind)?;
         builder = builder.bind_also(bind);
@@ -39,12 +44,20 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         handle.clone(),
         Some(Box::new(move || kill.raise(Level::Kill))),
     )?;
-    let mut sink: Sink<CommandResult> = sink_builder(&args, &ventilator).connect(HERE)?;
+    let mut sink: Sink<CommandResult> =
+        sink_builder(&args, &ventilator, rehearsal.is_some()).connect(HERE)?;
     let mut output = Output::open(args.output.clone(), &mut sink, false)?;
 
     // With --bind, -j0 leaves the work to others.
     let local = args.bind.is_none() || args.jobs.jobs != Jobs::Unlimited;
-    let working = match local {
+    let crew = match (&rehearsal, local) {
+        (Some(meeting), true) => {
+            let most = input.tasks_total().filter(|_| args.bind.is_none());
+            Some(meeting.start(worker::slots(args.jobs.jobs, most), args.common.words())?)
+        },
+        _ => None,
+    };
+    let working = match local && crew.is_none() {
         true => Some(start_worker(
             &args,
             &ventilator,
@@ -54,14 +67,18 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         )?),
         false => None,
     };
-    let guardian = match local {
-        true => None,
-        false => ventilator::guard(&ventilator),
+    let guardian = match working {
+        Some(_) => None,
+        None => ventilator::guard(&ventilator),
     };
+    if let (Some(guardian), Some(meeting)) = (&guardian, &rehearsal) {
+        guardian.remove_on_death(meeting.folder());
+    }
     let reading = feed::start(input, ventilator.putter(), handle.clone())?;
     let watching = ventilator::watch(args.common.bar, handle.clone(), reading.clone());
 
     let gathered = output.gather(&mut sink, |_| {});
+    let doubles = sink.doubles_dropped();
     let mut failure = None;
     match gathered {
         Ok(Gathered::Closed) => sink.close_and_end("the output was closed")?,
@@ -75,6 +92,14 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     let summary = ventilator.wait();
+    if let Some(crew) = crew {
+        let handle = crew.handle();
+        crew.finish();
+        if let (Ok(summary), Some(meeting)) = (&summary, &rehearsal) {
+            let ledger = Ledger::new(summary, output.written(), doubles);
+            meeting.say(&ledger, handle.done());
+        }
+    }
     let mut filter_failed = false;
     if let Some(working) = working {
         match working.join() {
@@ -103,21 +128,30 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
 fn sink_builder(
     args: &RunArgs,
     ventilator: &Ventilator<Body>,
+    to_processes: bool,
 ) -> procession::pipeline::SinkBuilder {
     use procession::Endpoint;
-    let builder = sink::builder(&args.output, &args.common);
+    let builder = match to_processes {
+        true => sink::builder(&args.output, &args.common).bind(results_here(ventilator)),
+        false => sink::builder(&args.output, &args.common),
+    };
     let outside = args
         .bind
         .as_ref()
         .and_then(|_| ventilator.endpoints().last());
     match outside {
         Some(Endpoint::Ipc(_)) => {
-            let results = ventilator.private_dir().join("results");
-            builder.bind(format!("ipc://{}", results.display()))
+            builder.bind(results_here(ventilator))
         }
         Some(Endpoint::Tcp { host, .. }) => builder.gather_on(host.clone()),
         _ => builder,
     }
+}
+
+/// Where worker processes of this host bring results.
+fn results_here(ventilator: &Ventilator<Body>) -> String {
+    let results = ventilator.private_dir().join("results");
+    format!("ipc://{}", results.display())
 }
 
 /// The local worker, in a thread of its own.

@@ -83,6 +83,11 @@ impl Ready {
 }
 
 impl Consumer {
+    /// The ventilator's interval.
+    pub(crate) const fn heartbeat(&self) -> Duration {
+        self.heartbeat
+    }
+
     /// Works until the pill, until told to leave, or until the ventilator is lost.
     pub(crate) fn run(mut self) -> Result<Ended> {
         let outcome = self.serve();

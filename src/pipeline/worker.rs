@@ -172,6 +172,12 @@ impl Worker {
         self.slots
     }
 
+    /// The interval of heartbeats, as the ventilator has it: who is not heard for three of them is taken to be gone.
+    #[must_use]
+    pub const fn heartbeat(&self) -> Duration {
+        self.consumer.heartbeat()
+    }
+
     /// What the ventilator's program said about the run.
     ///
     /// # Errors
@@ -401,6 +407,8 @@ pub struct Answer<R> {
     pub signal: i32,
     /// What else is known of how it failed. Task, attempt and worker need not be filled in.
     pub obituary: Option<Box<Obituary>>,
+    /// It would be the same each time: a failure is not tried again, however many tries are left.
+    pub is_final: bool,
 }
 
 impl<R> Answer<R> {
@@ -412,6 +420,7 @@ impl<R> Answer<R> {
             exit: 0,
             signal: 0,
             obituary: None,
+            is_final: false,
         }
     }
 
@@ -423,6 +432,7 @@ impl<R> Answer<R> {
             exit: 1,
             signal: 0,
             obituary: None,
+            is_final: false,
         }
     }
 }
@@ -515,6 +525,7 @@ impl<T: Payload, R: Payload> Slot<T, R> {
             mut exit,
             signal,
             obituary,
+            is_final,
         } = answer;
         let encoded = value.and_then(|value| value.into_body(&mut self.scratch));
         let error = encoded.is_err();
@@ -562,7 +573,7 @@ impl<T: Payload, R: Payload> Slot<T, R> {
             error,
             obituaries,
         };
-        (finished, tries_left)
+        (finished, if is_final { 0 } else { tries_left })
     }
 
     /// The loop of [`Worker::run`]: tasks in groups of about a millisecond.

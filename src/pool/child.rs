@@ -343,6 +343,7 @@ fn answer(entries: Entries, exit: i32) -> Answer<Body> {
             exit,
             signal: 0,
             obituary: None,
+            is_final: false,
         },
         Err(error) => Answer::failed(format!("there is no room for its value: {error}")),
     }

@@ -10,6 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 
 use super::quantity::{self, Jobs};
+use crate::chaos::Faults;
 
 /// The ventilator's options: where tasks come from, and how each is tried.
 #[derive(Args, Clone, Debug, PartialEq)]
@@ -82,6 +83,19 @@ pub struct JobsArgs {
         value_parser = quantity::jobs
     )]
     pub jobs: Jobs,
+}
+
+/// Faults that are rehearsed.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct ChaosArgs {
+    /// Rehearse faults on our own workers, for instance kill=2%,stop=1%,cut=1%, and end with a ledger
+    ///
+    /// Each is a percentage of the tasks during which it happens: kill is SIGKILL of the worker and
+    /// counts against no task, stop is SIGSTOP for longer than three heartbeats, cut drops the
+    /// worker's connections. Workers are processes then, -j of them (64 at most). The same seed=N
+    /// means the same faults.
+    #[arg(long, value_name = "FAULTS", value_parser = str::parse::<Faults>)]
+    pub chaos: Option<Faults>,
 }
 
 /// The sink's options: what becomes of results.
