@@ -76,7 +76,10 @@ impl Obituary {
     pub fn last_lines(output: &[u8]) -> String {
         let tail = &output[output.len().saturating_sub(LONGEST_STDERR)..];
         let tail = tail.strip_suffix(b"\n").unwrap_or(tail);
-        let lines: Vec<&[u8]> = tail.rsplit(|byte| *byte == b'\n').take(MOST_LINES).collect();
+        let lines: Vec<&[u8]> = tail
+            .rsplit(|byte| *byte == b'\n')
+            .take(MOST_LINES)
+            .collect();
         let lines: Vec<_> = lines
             .iter()
             .rev()
@@ -160,7 +163,10 @@ mod tests {
     fn the_last_lines_are_the_last_and_bounded() {
         let all: String = (1..=20).map(|line| format!("line {line}\n")).collect();
         let last = Obituary::last_lines(all.as_bytes());
-        assert!(last.starts_with("line 13\n") && last.ends_with("\nline 20"), "{last}");
+        assert!(
+            last.starts_with("line 13\n") && last.ends_with("\nline 20"),
+            "{last}"
+        );
         assert_eq!(Obituary::last_lines(b""), "");
         assert_eq!(Obituary::last_lines(b"a\xffb\n"), "a\u{fffd}b");
         assert!(Obituary::last_lines(&[b'x'; 1 << 20]).len() <= LONGEST_STDERR);
@@ -171,10 +177,20 @@ mod tests {
         let mut all = Vec::new();
         for attempt in 1..=9 {
             let cause = "é".repeat(10_000);
-            add(&mut all, Obituary { attempt, cause, ..Obituary::default() });
+            add(
+                &mut all,
+                Obituary {
+                    attempt,
+                    cause,
+                    ..Obituary::default()
+                },
+            );
         }
         let attempts: Vec<u32> = all.iter().map(|obituary| obituary.attempt).collect();
         assert_eq!(attempts, [6, 7, 8, 9]);
-        assert!(all.iter().all(|obituary| obituary.cause.len() <= LONGEST_TEXT));
+        assert!(
+            all.iter()
+                .all(|obituary| obituary.cause.len() <= LONGEST_TEXT)
+        );
     }
 }

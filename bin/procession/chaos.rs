@@ -51,7 +51,12 @@ pub struct Done {
 
 impl std::fmt::Display for Done {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { kills, stops, cuts, deaths } = self;
+        let Self {
+            kills,
+            stops,
+            cuts,
+            deaths,
+        } = self;
         write!(f, "{kills} kills, {stops} stops, {cuts} cuts")?;
         match deaths {
             0 => Ok(()),
@@ -247,7 +252,9 @@ impl Shared {
                 return;
             }
             if early >= EARLY_DEATHS {
-                log::error!("{early} workers in a row were killed before they joined: there will be no more");
+                log::error!(
+                    "{early} workers in a row were killed before they joined: there will be no more"
+                );
                 state.failed = true;
                 return;
             }

@@ -240,7 +240,8 @@ impl Output {
             self.say_failure(id, &result, outcome.obituaries.last());
         }
         if self.args.json {
-            write_json(&mut self.stdout, id, attempt, &result, &outcome.obituaries).map_err(stdout_error)?;
+            write_json(&mut self.stdout, id, attempt, &result, &outcome.obituaries)
+                .map_err(stdout_error)?;
         } else {
             self.print(&result)?;
         }
@@ -315,7 +316,10 @@ fn say_failure(id: u64, result: &CommandResult, last: Option<&Obituary>) {
     if result.timed_out {
         log::warn!("task {id} ran into --timeout and was ended: {command}");
     } else if signal != 0 {
-        log::warn!("task {id} was killed by signal {signal}: {command}{}", how(last));
+        log::warn!(
+            "task {id} was killed by signal {signal}: {command}{}",
+            how(last)
+        );
     } else {
         log::info!(
             "task {id} failed with exit status {}: {command}{}",
@@ -327,7 +331,8 @@ fn say_failure(id: u64, result: &CommandResult, last: Option<&Obituary>) {
 
 /// What else is known of it.
 fn how(last: Option<&Obituary>) -> String {
-    last.map(|obituary| format!(" ({obituary})")).unwrap_or_default()
+    last.map(|obituary| format!(" ({obituary})"))
+        .unwrap_or_default()
 }
 
 fn write_tagged(out: &mut impl Write, tag: &[u8], text: &mut impl io::Read) -> io::Result<()> {

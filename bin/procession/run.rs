@@ -54,7 +54,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         (Some(meeting), true) => {
             let most = input.tasks_total().filter(|_| args.bind.is_none());
             Some(meeting.start(worker::slots(args.jobs.jobs, most), args.common.words())?)
-        },
+        }
         _ => None,
     };
     let working = match local && crew.is_none() {
@@ -140,9 +140,7 @@ fn sink_builder(
         .as_ref()
         .and_then(|_| ventilator.endpoints().last());
     match outside {
-        Some(Endpoint::Ipc(_)) => {
-            builder.bind(results_here(ventilator))
-        }
+        Some(Endpoint::Ipc(_)) => builder.bind(results_here(ventilator)),
         Some(Endpoint::Tcp { host, .. }) => builder.gather_on(host.clone()),
         _ => builder,
     }

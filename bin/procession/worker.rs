@@ -85,9 +85,17 @@ fn rehearse(args: &WorkerArgs, faults: Faults) -> Result<ExitCode, Box<dyn Error
         }
     })?;
     let ended_well = crew.join();
-    eprintln!("procession worker: chaos: {} (seed {})", handle.done(), faults.seed());
+    eprintln!(
+        "procession worker: chaos: {} (seed {})",
+        handle.done(),
+        faults.seed()
+    );
     let code = exit_code(&exit);
-    Ok(if ended_well { code } else { code.merge(ExitCode::Error) })
+    Ok(if ended_well {
+        code
+    } else {
+        code.merge(ExitCode::Error)
+    })
 }
 
 fn exit_code(exit: &Mutex<Option<ExitCode>>) -> ExitCode {

@@ -6,8 +6,8 @@ pub(in crate::hub) mod inbox;
 mod joining;
 pub(in crate::hub) mod lane;
 
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use inbox::{Assigned, Shared, Want};
@@ -207,7 +207,11 @@ impl Consumer {
             }
             Message::Goodbye(_) => self.goodbye_heard = true,
             Message::Doomed(doomed) if doomed.run == self.run => {
-                *self.shared.doom.lock().unwrap_or_else(PoisonError::into_inner) = Doom::Known;
+                *self
+                    .shared
+                    .doom
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Doom::Known;
                 self.shared.doom_known.notify_all();
             }
             Message::Refused(refused) => {
@@ -307,7 +311,11 @@ impl Consumer {
             return Ok(());
         }
         let say = {
-            let mut doom = self.shared.doom.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut doom = self
+                .shared
+                .doom
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let say = *doom == Doom::ToBeSaid;
             if say {
                 *doom = Doom::Said;
@@ -322,7 +330,10 @@ impl Consumer {
             };
             self.send(frame::encode(&doomed));
         }
-        if self.shared.cut.swap(false, Ordering::AcqRel) && self.pill.is_none() && self.goodbye_at.is_none() {
+        if self.shared.cut.swap(false, Ordering::AcqRel)
+            && self.pill.is_none()
+            && self.goodbye_at.is_none()
+        {
             self.lane = None;
             self.outbox.socket = None;
             self.link_retry = Some(Instant::now());

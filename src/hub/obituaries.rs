@@ -40,7 +40,12 @@ impl Obituaries {
         let ids = first..first.saturating_add(count);
         let done: Vec<TaskId> = match count < self.of.len() as u64 {
             true => ids.filter(|id| self.of.contains_key(id)).collect(),
-            false => self.of.keys().copied().filter(|id| ids.contains(id)).collect(),
+            false => self
+                .of
+                .keys()
+                .copied()
+                .filter(|id| ids.contains(id))
+                .collect(),
         };
         for id in done {
             if let Some(all) = self.of.remove(&id) {

@@ -77,7 +77,9 @@ fn candidates(root: &Path, cgroups: &str) -> impl Iterator<Item = PathBuf> {
 
 fn counted(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?;
-    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+    let count = text
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))?;
     count.trim().parse().ok()
 }
 
@@ -90,15 +92,27 @@ mod tests {
         let of = |text: &str| -> Vec<PathBuf> { candidates(Path::new("/c"), text).collect() };
         assert_eq!(
             of("0::/a/b\n"),
-            [Path::new("/c/a/b/memory.events"), Path::new("/c/memory.events")]
+            [
+                Path::new("/c/a/b/memory.events"),
+                Path::new("/c/memory.events")
+            ]
         );
         assert_eq!(
             of("5:cpu:/x\n4:memory:/y\n"),
-            [Path::new("/c/memory/y/memory.oom_control"), Path::new("/c/memory/memory.oom_control")]
+            [
+                Path::new("/c/memory/y/memory.oom_control"),
+                Path::new("/c/memory/memory.oom_control")
+            ]
         );
         assert!(of("").is_empty() && of("nonsense\n1:").is_empty());
-        assert_eq!(counted(b"low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 0\n"), Some(4));
-        assert_eq!(counted(b"oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
+        assert_eq!(
+            counted(b"low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 0\n"),
+            Some(4)
+        );
+        assert_eq!(
+            counted(b"oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"),
+            Some(7)
+        );
         assert_eq!(counted(b"oom_kill_disable 0\n"), None);
         assert_eq!(counted(b"\xff"), None);
     }

@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use super::{Cause, check_dial, check_reach, random_id};
 use crate::error::{Error, Result};
-use crate::obituary::Obituary;
 use crate::hub::gather::{Arrived, Deliver, Gather, Joined, KeptBox, Settings, Shared, Waited};
+use crate::obituary::Obituary;
 use crate::registry::panics::text_of;
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;

@@ -88,9 +88,9 @@ impl FromStr for Faults {
                 "stop" => &mut faults.stop,
                 "cut" => &mut faults.cut,
                 "seed" => {
-                    let seed = value.parse().map_err(|_| {
-                        format!("the seed {value:?} is no whole number below 2^64")
-                    })?;
+                    let seed = value
+                        .parse()
+                        .map_err(|_| format!("the seed {value:?} is no whole number below 2^64"))?;
                     faults.seed = Some(seed);
                     continue;
                 }
@@ -105,10 +105,15 @@ impl FromStr for Faults {
                 .and_then(|percent| percent.parse::<f64>().ok())
                 .filter(|percent| (0.0..=100.0).contains(percent))
                 .map(|percent| percent / 100.0)
-                .ok_or_else(|| format!("{part:?}: how often is a percentage of the tasks, as 2% or 0.5%"))?;
+                .ok_or_else(|| {
+                    format!("{part:?}: how often is a percentage of the tasks, as 2% or 0.5%")
+                })?;
         }
         if faults.kill + faults.stop + faults.cut > 1.0 {
-            return Err("kill, stop and cut are more than 100% together, and a task meets one of them".to_owned());
+            return Err(
+                "kill, stop and cut are more than 100% together, and a task meets one of them"
+                    .to_owned(),
+            );
         }
         Ok(faults)
     }
@@ -163,10 +168,18 @@ mod tests {
         let faults: Faults = "kill=20%,stop=10%,cut=5%,seed=1".parse()?;
         let count = |faults: &Faults, wanted| {
             (1..=100_000)
-                .filter(|task| faults.meet(*task, 1).is_some_and(|(fault, _)| fault == wanted))
+                .filter(|task| {
+                    faults
+                        .meet(*task, 1)
+                        .is_some_and(|(fault, _)| fault == wanted)
+                })
                 .count()
         };
-        for (fault, expected) in [(Fault::Kill, 20_000), (Fault::Stop, 10_000), (Fault::Cut, 5_000)] {
+        for (fault, expected) in [
+            (Fault::Kill, 20_000),
+            (Fault::Stop, 10_000),
+            (Fault::Cut, 5_000),
+        ] {
             let seen = count(&faults, fault);
             assert!(seen.abs_diff(expected) < 600, "{fault:?}: {seen}");
         }

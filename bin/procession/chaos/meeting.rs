@@ -90,7 +90,13 @@ impl Ledger {
 
 impl std::fmt::Display for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { tasks, attempts, written, distinct, dropped } = self;
+        let Self {
+            tasks,
+            attempts,
+            written,
+            distinct,
+            dropped,
+        } = self;
         let lost = tasks.saturating_sub(*distinct);
         let doubled = written.saturating_sub(*distinct);
         write!(
@@ -106,7 +112,13 @@ mod tests {
 
     #[test]
     fn the_ledger_tells_what_is_lost_and_doubled() {
-        let ledger = Ledger { tasks: 10, attempts: 13, written: 10, distinct: 9, dropped: 2 };
+        let ledger = Ledger {
+            tasks: 10,
+            attempts: 13,
+            written: 10,
+            distinct: 9,
+            dropped: 2,
+        };
         assert_eq!(
             ledger.to_string(),
             "10 in, 10 out (1 lost, 1 doubled), 13 attempts, 2 duplicates dropped"

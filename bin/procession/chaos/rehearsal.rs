@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Rehearsal {
     worker: WorkerHandle,
     heartbeat: Duration,
     crew: Arc<Mutex<File>>,
+    /// A fault is on its way: others would come too late, or to a worker that is not there.
+    pending: Arc<AtomicBool>,
 }
 
 impl Rehearsal {
@@ -52,6 +55,7 @@ impl Rehearsal {
             worker: worker.handle(),
             heartbeat: worker.heartbeat(),
             crew: Arc::new(Mutex::new(copy)),
+            pending: Arc::default(),
         };
         say(&rehearsal.crew, "joined");
         Ok(rehearsal)
@@ -62,10 +66,15 @@ impl Rehearsal {
         let Some((fault, when)) = self.faults.meet(task, attempt) else {
             return;
         };
-        // Who could not say so would have its tasks blamed.
-        if fault != Fault::Stop && !self.worker.announce_doom(self.heartbeat * 3) {
+        if self.pending.swap(true, Ordering::AcqRel) {
             return;
         }
+        // Who could not say so would have its tasks blamed.
+        if fault != Fault::Stop && !self.worker.announce_doom(self.heartbeat * 3) {
+            self.pending.store(false, Ordering::Release);
+            return;
+        }
+        let pending = Arc::clone(&self.pending);
         let (worker, crew) = (self.worker.clone(), Arc::clone(&self.crew));
         let stopped = self.heartbeat * STOPPED / 10;
         let begun = std::thread::Builder::new()
@@ -85,9 +94,11 @@ impl Rehearsal {
                         worker.cut();
                     }
                 }
+                pending.store(false, Ordering::Release);
             });
         if let Err(error) = begun {
             log::warn!("no fault for task {task}: {error}");
+            self.pending.store(false, Ordering::Release);
         }
     }
 }
