@@ -19,7 +19,7 @@ pub mod quantity;
 mod tests;
 mod words;
 
-use options::{CommonArgs, InputArgs, JobsArgs, LogArgs, OutputArgs, ReachArgs};
+use options::{CommonArgs, InputArgs, JobsArgs, JournalArgs, LogArgs, OutputArgs, ReachArgs};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -96,6 +96,9 @@ pub struct RunArgs {
     #[command(flatten, next_help_heading = "Output")]
     pub output: OutputArgs,
 
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
+
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
 }
@@ -113,6 +116,9 @@ pub struct VentilatorArgs {
 
     #[command(flatten, next_help_heading = "Input")]
     pub input: InputArgs,
+
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
 
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
@@ -149,6 +155,9 @@ pub struct SinkArgs {
 
     #[command(flatten, next_help_heading = "Output")]
     pub output: OutputArgs,
+
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
 
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,

@@ -4,13 +4,14 @@ use std::error::Error;
 
 use procession::Body;
 use procession::command::CommandResult;
-use procession::pipeline::{Sink, Ventilator, Worker};
+use procession::pipeline::{Journal, Sink, Ventilator, Worker};
 
 use crate::args::RunArgs;
 use crate::args::quantity::Jobs;
 use crate::commands::Commands;
 use crate::exit_code::ExitCode;
-use crate::output::{Gathered, Output};
+use crate::journal::{self, Opened};
+use crate::output::{Gathered, Keeping, Output};
 use crate::stop::{Level, Stop};
 use crate::{feed, sink, ventilator, worker};
 
@@ -24,8 +25,18 @@ const HERE: &str = "inproc://run";
 pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
-    let mut builder =
-        feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?.bind_also(HERE);
+    let journal = match journal::open(&args.journal, &journal::subject("run", &args.input))? {
+        Opened::Run(journal) => journal,
+        Opened::Finished(code) => return Ok(code),
+    };
+    let mut builder = feed::builder(
+        &args.input,
+        &args.common,
+        args.advertise.as_deref(),
+        &job,
+        journal.as_ref(),
+    )?
+    .bind_also(HERE);
     if let Some(bind) = &args.bind {
         feed::between_processes(bind)?;
         builder = builder.bind_also(bind);
@@ -39,8 +50,13 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         handle.clone(),
         Some(Box::new(move || kill.raise(Level::Kill))),
     )?;
-    let mut sink: Sink<CommandResult> = sink_builder(&args, &ventilator).connect(HERE)?;
-    let mut output = Output::open(args.output.clone(), &mut sink, false)?;
+    let mut sink: Sink<CommandResult> =
+        sink_builder(&args, &ventilator, journal.as_ref()).connect(HERE)?;
+    let keeping = Keeping {
+        restartable: journal.is_some(),
+        sync: args.journal.journal_sync,
+    };
+    let mut output = Output::open(args.output.clone(), &mut sink, keeping)?;
 
     // With --bind, -j0 leaves the work to others.
     let local = args.bind.is_none() || args.jobs.jobs != Jobs::Unlimited;
@@ -92,20 +108,23 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     output.finish()?;
     reading.say_unfinished(&summary);
     let code = feed::exit_code(summary.failed, summary.cause);
-    Ok(if reading.has_failed() || filter_failed {
+    let code = if reading.has_failed() || filter_failed {
         code.merge(ExitCode::Error)
     } else {
         code
-    })
+    };
+    journal::finish(journal.as_ref(), &summary, code)?;
+    Ok(code)
 }
 
 /// The sink listens where workers from elsewhere can reach it as well.
 fn sink_builder(
     args: &RunArgs,
     ventilator: &Ventilator<Body>,
+    journal: Option<&Journal>,
 ) -> procession::pipeline::SinkBuilder {
     use procession::Endpoint;
-    let builder = sink::builder(&args.output, &args.common);
+    let builder = sink::builder(&args.output, &args.common, journal);
     let outside = args
         .bind
         .as_ref()

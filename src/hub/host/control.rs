@@ -129,7 +129,10 @@ impl Host {
                 }
             }
             Message::Returned(list) => self.ledger.returned(id, &list.tasks),
-            Message::Again(again) => self.ledger.again(id, again.id, again.attempt),
+            Message::Again(again) => {
+                self.ledger.again(id, again.id, again.attempt);
+                self.record_try(again.id);
+            }
             Message::Goodbye(_) => {
                 log::info!("worker {id:016x} leaves");
                 self.answer_goodbye(route);
