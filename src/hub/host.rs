@@ -314,6 +314,9 @@ impl Host {
         if self.members.is_some() || self.ledger.has_ended() || self.ledger.is_halted() {
             return;
         }
+        if self.awaits_holders() {
+            return;
+        }
         let room = self.ledger.room().saturating_sub(self.unwritten.put);
         // A small group is left to grow while everybody has something to do, but not for long.
         let starving = self.ledger.is_starving();

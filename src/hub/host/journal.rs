@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::hub::ledger::Ledger;
 use crate::journal::{Digest, Entry, Record, Recorder};
 use crate::wire::body::Body;
+use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{Ack, TaskId};
 use crate::wire::wake::Waker;
 
@@ -79,6 +80,19 @@ impl Unwritten {
 }
 
 impl Host {
+    /// Whether those who hold tasks of an earlier life may still be on their way back: nothing is leased that they have, perhaps with
+    /// its result. Within one process all die together.
+    pub(super) fn awaits_holders(&self) -> bool {
+        let others = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Inproc(_) => false,
+            Endpoint::Ipc(path) => !path.starts_with(self.dir.path()),
+            Endpoint::Tcp { .. } => true,
+        };
+        self.unwritten.lives > 0
+            && self.started.elapsed() < self.settings.heartbeat
+            && self.settings.binds.iter().any(others)
+    }
+
     /// A task of which the journal knows something, or that is to be recorded: then it is added to `fresh`.
     pub(super) fn put_known(&mut self, body: Body, known: Entry, fresh: &mut Vec<(Body, Digest)>) {
         match known {
