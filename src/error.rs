@@ -42,6 +42,14 @@ pub enum Error {
         /// The endpoint.
         endpoint: String,
     },
+    /// A journal cannot be used, or not be written any more.
+    #[error("journal {}: {why}", path.display())]
+    Journal {
+        /// Its file.
+        path: PathBuf,
+        /// The reason, and what to do.
+        why: String,
+    },
     /// A socket cannot listen there.
     #[error("cannot bind {endpoint}: {why}")]
     Bind {

@@ -34,6 +34,7 @@ pub mod command;
 pub mod error;
 pub mod hub;
 mod joinable_queue;
+mod journal;
 pub mod obituary;
 pub mod pipe;
 pub mod pipeline;

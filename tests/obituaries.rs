@@ -143,7 +143,7 @@ fn a_command_that_the_kernel_killed_for_want_of_memory_is_told_as_such() {
     let scene = Scene::new();
     // The shell puts itself into the group, and with it all that it becomes.
     let script = format!(
-        "echo $$ > {}/cgroup.procs && exec {} run -j1 --json ': {}; head -c 1G /dev/zero | tail -n1 >/dev/null' ::: a",
+        "echo $$ > {}/cgroup.procs && exec {} run -j1 --json ': {{}}; head -c 1G /dev/zero | tail -n1 >/dev/null' ::: a",
         group.path.display(),
         env!("CARGO_BIN_EXE_procession")
     );

@@ -21,7 +21,9 @@ pub mod quantity;
 mod tests;
 mod words;
 
-use options::{ChaosArgs, CommonArgs, InputArgs, JobsArgs, LogArgs, OutputArgs, ReachArgs};
+use options::{
+    ChaosArgs, CommonArgs, InputArgs, JobsArgs, JournalArgs, LogArgs, OutputArgs, ReachArgs,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -101,6 +103,9 @@ pub struct RunArgs {
     #[command(flatten, next_help_heading = "Output")]
     pub output: OutputArgs,
 
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
+
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
 }
@@ -118,6 +123,9 @@ pub struct VentilatorArgs {
 
     #[command(flatten, next_help_heading = "Input")]
     pub input: InputArgs,
+
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
 
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
@@ -169,6 +177,9 @@ pub struct SinkArgs {
 
     #[command(flatten, next_help_heading = "Output")]
     pub output: OutputArgs,
+
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
 
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,

@@ -18,6 +18,7 @@ mod filter;
 mod guardian;
 mod input;
 mod joblog;
+mod journal;
 mod json;
 mod launch;
 mod logging;

@@ -55,8 +55,18 @@ pub enum Gathered {
     Closed,
 }
 
+/// What is to outlive the sink, and what more.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping {
+    /// Another sink may go on with this one's log.
+    pub restartable: bool,
+    /// What was written is to be on the disk before it counts as kept.
+    pub sync: bool,
+}
+
 /// Where results go.
 pub struct Output {
+    keeping: Keeping,
     args: OutputArgs,
     job: Job,
     stdout: BufWriter<Stdout>,
@@ -84,7 +94,7 @@ impl Output {
     pub fn open(
         args: OutputArgs,
         sink: &mut Sink<CommandResult>,
-        restartable: bool,
+        keeping: Keeping,
     ) -> Result<Self, Box<dyn Error>> {
         let job: Job = sink.job()?;
         let run = format!("{:016x}", sink.run_id());
@@ -101,12 +111,13 @@ impl Output {
             Some(log) => Some(Joblog::create(
                 &log.path,
                 log.append,
-                restartable.then_some(run.as_str()),
+                keeping.restartable.then_some(run.as_str()),
             )?),
         };
         sink.acknowledge();
         let results = args.results.as_deref().map(Results::create).transpose()?;
         Ok(Self {
+            keeping,
             args,
             job,
             stdout: BufWriter::with_capacity(128 << 10, io::stdout()),
@@ -293,10 +304,19 @@ impl Output {
     /// Makes sure of what was written, and acknowledges it.
     fn flush(&mut self, sink: &mut Sink<CommandResult>) -> Result<(), OutputError> {
         self.stdout.flush().map_err(stdout_error)?;
+        let failed = |error: io::Error| OutputError::Failed(error.to_string());
+        let sync = self.keeping.sync && !self.receipts.is_empty();
+        if sync {
+            sync_stdout().map_err(failed)?;
+            if let Some(results) = &self.results {
+                results.sync().map_err(failed)?;
+            }
+        }
         if let Some(joblog) = &mut self.joblog {
-            joblog
-                .flush()
-                .map_err(|error| OutputError::Failed(error.to_string()))?;
+            joblog.flush().map_err(failed)?;
+            if sync {
+                joblog.sync().map_err(failed)?;
+            }
         }
         if !self.receipts.is_empty() {
             for receipt in self.receipts.drain(..) {
@@ -305,6 +325,18 @@ impl Output {
             sink.acknowledge();
         }
         Ok(())
+    }
+}
+
+/// Has what was written on the disk, where stdout is a file.
+fn sync_stdout() -> io::Result<()> {
+    match rustix::fs::fdatasync(io::stdout()) {
+        // A pipe or a terminal, which keep nothing.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::ROFS) => Ok(()),
+        Err(error) => Err(io::Error::new(
+            io::Error::from(error).kind(),
+            format!("standard output cannot be brought to its disk: {error}"),
+        )),
     }
 }
 

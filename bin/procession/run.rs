@@ -4,14 +4,15 @@ use std::error::Error;
 
 use procession::Body;
 use procession::command::CommandResult;
-use procession::pipeline::{Sink, Ventilator, Worker};
+use procession::pipeline::{Journal, Sink, Ventilator, Worker};
 
 use crate::args::RunArgs;
 use crate::args::quantity::Jobs;
 use crate::chaos::{Ledger, Meeting};
 use crate::commands::Commands;
 use crate::exit_code::ExitCode;
-use crate::output::{Gathered, Output};
+use crate::journal::{self, Opened};
+use crate::output::{Gathered, Keeping, Output};
 use crate::stop::{Level, Stop};
 use crate::{feed, sink, ventilator, worker};
 
@@ -26,8 +27,18 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
     let rehearsal = args.chaos.chaos.map(Meeting::new).transpose()?;
-    let mut builder =
-        feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?.bind_also(HERE);
+    let journal = match journal::open(&args.journal, &journal::subject("run", &args.input))? {
+        Opened::Run(journal) => journal,
+        Opened::Finished(code) => return Ok(code),
+    };
+    let mut builder = feed::builder(
+        &args.input,
+        &args.common,
+        args.advertise.as_deref(),
+        &job,
+        journal.as_ref(),
+    )?
+    .bind_also(HERE);
     if let Some(meeting) = &rehearsal {
         builder = builder.bind_also(meeting.endpoint());
     }
@@ -45,8 +56,12 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         Some(Box::new(move || kill.raise(Level::Kill))),
     )?;
     let mut sink: Sink<CommandResult> =
-        sink_builder(&args, &ventilator, rehearsal.is_some()).connect(HERE)?;
-    let mut output = Output::open(args.output.clone(), &mut sink, false)?;
+        sink_builder(&args, &ventilator, journal.as_ref(), rehearsal.is_some()).connect(HERE)?;
+    let keeping = Keeping {
+        restartable: journal.is_some(),
+        sync: args.journal.journal_sync,
+    };
+    let mut output = Output::open(args.output.clone(), &mut sink, keeping)?;
 
     // With --bind, -j0 leaves the work to others.
     let local = args.bind.is_none() || args.jobs.jobs != Jobs::Unlimited;
@@ -117,23 +132,27 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     output.finish()?;
     reading.say_unfinished(&summary);
     let code = feed::exit_code(summary.failed, summary.cause);
-    Ok(if reading.has_failed() || filter_failed {
+    let code = if reading.has_failed() || filter_failed {
         code.merge(ExitCode::Error)
     } else {
         code
-    })
+    };
+    journal::finish(journal.as_ref(), &summary, code)?;
+    Ok(code)
 }
 
 /// The sink listens where workers from elsewhere can reach it as well.
 fn sink_builder(
     args: &RunArgs,
     ventilator: &Ventilator<Body>,
+    journal: Option<&Journal>,
     to_processes: bool,
 ) -> procession::pipeline::SinkBuilder {
     use procession::Endpoint;
+    let builder = sink::builder(&args.output, &args.common, journal);
     let builder = match to_processes {
-        true => sink::builder(&args.output, &args.common).bind(results_here(ventilator)),
-        false => sink::builder(&args.output, &args.common),
+        true => builder.bind(results_here(ventilator)),
+        false => builder,
     };
     let outside = args
         .bind

@@ -203,6 +203,8 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     pub(crate) ordered: bool,
     pub(crate) deliver: Option<Deliver>,
+    /// The run that it goes on with; 0: any.
+    pub(crate) run: RunId,
 }
 
 /// What the ventilator said at the welcome.
@@ -269,7 +271,7 @@ impl Gather {
             endpoints,
             acks: None,
             dir,
-            run: 0,
+            run: settings.run,
             heartbeat: Duration::from_secs(1),
             unconfirmed: VecDeque::new(),
             number: 0,

@@ -9,6 +9,7 @@ mod control;
 mod dispatch;
 mod ending;
 mod heartbeat;
+mod journal;
 mod links;
 mod members;
 mod sink;
@@ -30,10 +31,12 @@ use super::ledger::Ledger;
 use super::obituaries::Obituaries;
 use super::outbox::Outbox;
 use crate::error::{Error, Result};
+use crate::journal::{Journal, Past};
 use crate::obituary::OomKills;
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{PeerId, QueueInfo, RunId, TaskId};
+use crate::wire::id_set::IdSet;
 use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::socket::{Kind, Socket, poll};
 use crate::wire::wake::Waker;
@@ -64,6 +67,10 @@ pub(crate) struct Settings {
     /// After how many deaths alone a task is given up.
     pub(crate) deaths: u8,
     pub(crate) given_up: Option<GivenUp>,
+    /// What is written down, and what was before.
+    pub(crate) journal: Option<(Journal, Past)>,
+    /// Tasks of these numbers have results of an earlier run, so many of which failed.
+    pub(crate) done_before: (IdSet, u64),
 }
 
 /// Makes the result of a task that is given up: of its id, of what was put in, and of the reason.
@@ -116,7 +123,9 @@ struct SinkPeer {
     acks: Socket,
     address: Endpoint,
     up: bool,
+    /// The last of its acknowledgements that has taken effect, and the last that has come.
     number: u64,
+    received: u64,
     last_heard: Instant,
     last_sent: Instant,
     goodbye: bool,
@@ -159,6 +168,8 @@ pub(crate) struct Host {
     /// Since when a queue's creator has left, and how many items it left behind.
     left_at: Option<Instant>,
     dropped: u64,
+    /// What waits until it is written down.
+    unwritten: journal::Unwritten,
 }
 
 impl Host {
@@ -180,6 +191,7 @@ impl Host {
         let queue = settings.queue;
         let mut ledger = Ledger::new();
         ledger.set_deaths(settings.deaths);
+        let (unwritten, resumed) = journal::Unwritten::start(&mut settings, &mut ledger, &waker)?;
         let mut host = Self {
             settings,
             control,
@@ -192,7 +204,7 @@ impl Host {
             peers: FxHashMap::default(),
             routes: HashMap::new(),
             sink: None,
-            had_sink: false,
+            had_sink: resumed,
             had_worker: false,
             verdicts: Outbox::new(run, 0),
             started: now,
@@ -211,6 +223,7 @@ impl Host {
             members: queue.map(members::Members::new),
             left_at: None,
             dropped: 0,
+            unwritten,
         };
         if queue.is_some() {
             host.bind_puts()?;
@@ -225,6 +238,7 @@ impl Host {
     /// Runs until all is done or stopped.
     pub(crate) fn run(mut self) -> Result<Summary> {
         let outcome = self.serve();
+        self.unwritten.close();
         self.intake.close();
         self.publish();
         if let Err(error) = outcome {
@@ -291,6 +305,7 @@ impl Host {
             if ready.iter().any(|&(_, link)| link) {
                 self.read_links();
             }
+            self.apply_written();
             self.read_intake();
             self.drop_waiting();
             self.ledger.set_clock(self.now());
@@ -318,7 +333,10 @@ impl Host {
         if self.members.is_some() || self.ledger.has_ended() || self.ledger.is_halted() {
             return;
         }
-        let room = self.ledger.room();
+        if self.awaits_holders() {
+            return;
+        }
+        let room = self.ledger.room().saturating_sub(self.unwritten.put);
         // A small group is left to grow while everybody has something to do, but not for long.
         let starving = self.ledger.is_starving();
         let waited = self
@@ -330,14 +348,18 @@ impl Host {
             false => None,
         };
         let tries = self.settings.tries;
+        let mut fresh = Vec::new();
         for task in tasks {
-            if task.alone {
+            if let Some(known) = task.known {
+                self.put_known(task.body, known, &mut fresh);
+            } else if task.alone {
                 self.ledger.put_alone(task.body, tries);
             } else {
                 self.ledger.put(task.body, tries);
             }
         }
-        if ended {
+        self.put_when_written(fresh);
+        if ended && self.unwritten.put == 0 {
             self.ledger.end();
         }
     }

@@ -87,6 +87,8 @@ impl Inner {
             tries: 1,
             deaths: DEATHS_ALONE,
             given_up: None,
+            journal: None,
+            done_before: Default::default(),
             queue: Some(plan.info),
         };
         let intake = Intake::new(waker.clone());

@@ -126,6 +126,20 @@ pub struct OutputArgs {
     pub results: Option<PathBuf>,
 }
 
+/// What a ventilator, a sink and a `run` take, to go on after a death.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub struct JournalArgs {
+    /// Write down in FILE what is done: killed, and started again with the same command line, it goes on
+    ///
+    /// Finished tasks are known by their content, and not done again. FILE is an SQLite database; remove it to run all again.
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+
+    /// Have the journal, and the output before it, survive a power failure too; waits for the disk
+    #[arg(long, requires = "journal")]
+    pub journal_sync: bool,
+}
+
 /// What every role takes.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct CommonArgs {

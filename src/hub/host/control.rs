@@ -132,7 +132,10 @@ impl Host {
                 }
             }
             Message::Returned(list) => self.ledger.returned(id, &list.tasks),
-            Message::Again(again) => self.ledger.again(id, again.id, again.attempt),
+            Message::Again(again) => {
+                self.ledger.again(id, again.id, again.attempt);
+                self.record_try(again.id);
+            }
             Message::Obituaries(of) => {
                 for (task, _, obituaries) in of.tasks {
                     for obituary in obituaries {

@@ -15,7 +15,7 @@ impl Host {
         via: Transport,
         hello: Hello,
     ) {
-        let number = match &self.sink {
+        let (number, received) = match &self.sink {
             Some(sink) if sink.id != hello.peer => {
                 let why = format!(
                     "this run has a sink already: process {} on {}",
@@ -23,8 +23,8 @@ impl Host {
                 );
                 return self.refuse(route, why, true);
             }
-            Some(sink) => sink.number,
-            None => 0,
+            Some(sink) => (sink.number, sink.received),
+            None => (0, 0),
         };
         let bound = Socket::new(Kind::Pull)
             .map(Socket::taking_rings)
@@ -69,6 +69,7 @@ impl Host {
             address: bound.clone(),
             up: via == Transport::Inproc,
             number,
+            received,
             last_heard: now,
             last_sent: now,
             goodbye: false,
@@ -145,6 +146,7 @@ impl Host {
         let Some(sink) = &mut self.sink else {
             return;
         };
+        let mut acks = Vec::new();
         for _ in 0..TURN {
             let Some(bytes) = sink.acks.recv() else {
                 break;
@@ -161,15 +163,10 @@ impl Host {
                     continue;
                 }
             };
-            if ack.number <= sink.number {
+            if ack.number <= sink.received {
                 continue;
             }
-            sink.number = ack.number;
-            for kept in &ack.kept {
-                self.ledger.acknowledge(kept);
-                self.verdicts.done(kept.first, kept.count);
-                self.obituaries.forget(kept.first, kept.count);
-            }
+            sink.received = ack.number;
             for &(worker, link, bytes) in &ack.absorbed {
                 if worker == 0 {
                     self.verdicts.absorbed(link, bytes);
@@ -177,6 +174,10 @@ impl Host {
                     peer.absorbed = Some((link, bytes));
                 }
             }
+            acks.push(ack);
+        }
+        for ack in acks {
+            self.acknowledge_when_written(ack);
         }
     }
 

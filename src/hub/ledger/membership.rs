@@ -22,8 +22,13 @@ impl Ledger {
         let before = self.consumers.remove(&peer);
         let done = before.as_ref().map_or(0, |consumer| consumer.done);
         let mut still_held = FxHashSet::default();
+        self.forget_claims(peer);
         for &(id, attempt) in held {
             if !still_held.insert(id) {
+                continue;
+            }
+            if self.is_unread(id) {
+                self.claims.insert(id, (peer, attempt));
                 continue;
             }
             match self.tasks.get_mut(id) {
@@ -135,6 +140,7 @@ impl Ledger {
             .map(|(&peer, _)| peer)
             .collect();
         for &peer in &silent {
+            self.forget_claims(peer);
             if let Some(mut consumer) = self.consumers.remove(&peer) {
                 if !keeps(peer) {
                     self.hand_on(peer, &consumer, Gone::Left, |_, _| true);
@@ -168,6 +174,7 @@ impl Ledger {
 
     /// A consumer is gone for good.
     pub fn gone(&mut self, peer: PeerId, why: Gone) {
+        self.forget_claims(peer);
         if let Some(consumer) = self.consumers.remove(&peer) {
             self.hand_on(peer, &consumer, why, |_, _| true);
         }
