@@ -5,7 +5,7 @@ SHELL = /bin/sh
 PYTHON_ENVIRONMENT = $(CURDIR)/.venv
 
 .DEFAULT_GOAL = help
-.PHONY: help build lint test demo bench examples doc check install clean
+.PHONY: help build lint test chaos demo bench examples doc check install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,10 @@ test: ## all tests: unit, integration, documentation; the examples are built too
 	@if scripts/setup python '$(PYTHON_ENVIRONMENT)'; then \
 		export PROCESSION_TEST_PYTHON='$(PYTHON_ENVIRONMENT)/bin/python'; fi; \
 	set -x; cargo test --workspace --all-features
+
+chaos: ## 10,000 tasks while workers, sink and ventilator are killed; three hosts on a bad network (as root)
+	@scripts/setup network || true
+	PROCESSION_CHAOS_TASKS=10000 cargo test --test chaos --test chaos_library --test network -- --nocapture --test-threads=1
 
 demo: ## several processes do a real job, and one of them is killed on the way
 	scripts/demo

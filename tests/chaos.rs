@@ -222,7 +222,7 @@ fn whoever_is_killed_the_log_is_complete_and_has_no_double() {
     let mut ventilating = ventilator();
     let crews = crews(&scene, &endpoint);
     let log = scene.path("log");
-    let step = (tasks / 25).max(20) as usize;
+    let step = (tasks / 100).max(40) as usize;
     let (mut sinks, mut ventilators) = (0, 0);
     let mut sinking = sink();
     loop {
@@ -253,7 +253,7 @@ fn whoever_is_killed_the_log_is_complete_and_has_no_double() {
     }
     assert_each_once("log", joblog(&log).iter().map(|line| line.seq), 1..=tasks);
     assert!(
-        kills > tasks / 50 && sinks > 5,
+        kills > tasks / 100 && sinks > 5,
         "{kills} workers and {sinks} sinks were killed"
     );
     println!(
