@@ -5,7 +5,7 @@ SHELL = /bin/sh
 PYTHON_ENVIRONMENT = $(CURDIR)/.venv
 
 .DEFAULT_GOAL = help
-.PHONY: help build lint test soak mutants demo bench examples doc check install clean
+.PHONY: help build lint test soak mutants chaos demo bench examples doc check install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ soak: ## the simulation with other seeds, until it is stopped or one fails
 
 mutants: ## breaks the code on purpose, and shows that the simulation finds it
 	scripts/mutants
+chaos: ## 10,000 tasks while workers, sink and ventilator are killed; three hosts on a bad network (as root)
+	@scripts/setup network || true
+	PROCESSION_CHAOS_TASKS=10000 cargo test --test chaos --test chaos_library --test network -- --nocapture --test-threads=1
 
 demo: ## several processes do a real job, and one of them is killed on the way
 	scripts/demo

@@ -71,6 +71,14 @@ pub enum Error {
          add the two lines of procession's README to its Cargo.toml ([patch.crates-io] zmq-sys)"
     )]
     NoCurve,
+    /// A journal cannot be used, or not be written any more.
+    #[error("journal {}: {why}", path.display())]
+    Journal {
+        /// Its file.
+        path: PathBuf,
+        /// The reason, and what to do.
+        why: String,
+    },
     /// A socket cannot listen there.
     #[error("cannot bind {endpoint}: {why}")]
     Bind {

@@ -96,6 +96,7 @@ mod stdio;
 
 pub use builder::Builder;
 pub use end::ProcessEnd;
+pub(crate) use end::signal_name;
 pub use identity::{CurrentProcess, Parent, current_process, parent_process};
 pub use run::Run;
 pub use stdio::Stdio;

@@ -374,9 +374,10 @@ fn lend_workers(endpoint: String, enough: Queue<()>) -> Result<()> {
 fn a_program_that_ends_with_workers_for_another_one_leaves_nothing() -> Outcome {
     in_time(|| {
         let runtime = tempfile::tempdir()?;
+        let meeting = tempfile::tempdir()?;
         let pool = Pool::builder()
             .workers(0)
-            .bind("tcp://127.0.0.1:*")
+            .bind(format!("ipc://{}/pool", meeting.path().display()))
             .start()?;
         let endpoint = pool.endpoint().ok_or("it is bound")?.to_string();
         let enough = Queue::new()?;

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use procession::command::{CommandResult, Job, Mode, Template};
+use procession::obituary::Obituary;
 use procession::pipeline::{Ventilator, status};
 use procession::wire::block;
 use procession::wire::frame::{
     Ack, Again, Ask, Batch, Confirm, Confirmed, Credit, Done, Goodbye, Heartbeat, Hello, Kept,
-    MAGIC, MAX_FRAME, Message, PART_SIZE, Part, PeerState, Pill, Place, Refused, ResultEntry, Role,
-    Room, SinkAt, State, StatusRequest, TaskList, VERSION, Want, Welcome, decode, encode,
-    encode_part, kind,
+    MAGIC, MAX_FRAME, Message, Obituaries, PART_SIZE, Part, PeerState, Pill, Place, Refused,
+    ResultEntry, Role, Room, SinkAt, State, StatusRequest, TaskList, VERSION, Want, Welcome,
+    decode, encode, encode_part, kind,
 };
 use proptest::prelude::*;
 
@@ -126,9 +127,42 @@ fn queue_examples() -> BTreeMap<&'static str, Vec<u8>> {
     ])
 }
 
+fn obituary() -> Obituary {
+    Obituary {
+        attempt: 1,
+        host: "ant".to_owned(),
+        worker: WORKER,
+        pid: 4711,
+        exit: 0,
+        signal: 9,
+        out_of_memory: true,
+        peak_memory: 1 << 20,
+        seconds: 1.5,
+        cause: String::new(),
+        stderr: "no".to_owned(),
+    }
+}
+
 fn pipeline_examples() -> BTreeMap<&'static str, Vec<u8>> {
     BTreeMap::from([
         ("HELLO of a worker", encode(&hello_of_a_worker())),
+        (
+            "OBITUARIES",
+            encode(&Obituaries {
+                kind: kind::OBITUARIES,
+                run: RUN,
+                peer: WORKER,
+                tasks: vec![(7, 2, vec![obituary()])],
+            }),
+        ),
+        (
+            "DOOMED",
+            encode(&Heartbeat {
+                kind: kind::DOOMED,
+                run: RUN,
+                ack: 0,
+            }),
+        ),
         ("HELLO of a sink", encode(&hello_of_a_sink())),
         ("WELCOME of a worker", encode(&welcome_of_a_worker())),
         ("WELCOME of a sink", encode(&welcome_of_a_sink())),
@@ -486,6 +520,8 @@ fn encode_again(message: &Message) -> Vec<u8> {
         Message::Want(m) => encode(m),
         Message::Confirm(m) => encode(m),
         Message::Ask(m) | Message::Answer(m) => encode(m),
+        Message::Obituaries(m) => encode(m),
+        Message::Doomed(m) => encode(m),
         Message::OtherVersion(_) => Vec::new(),
     }
 }

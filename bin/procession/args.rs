@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::allow;
+use crate::chaos::Faults;
 use crate::exit_code::ExitCode;
 
 mod hint;
@@ -21,8 +23,8 @@ mod tests;
 mod words;
 
 use options::{
-    CommonArgs, InputArgs, JobsArgs, JoinArgs, LimitArgs, LogArgs, OutputArgs, ReachArgs,
-    TicketArgs,
+    ChaosArgs, CommonArgs, InputArgs, JobsArgs, JoinArgs, JournalArgs, LimitArgs, LogArgs,
+    OutputArgs, ReachArgs, TicketArgs,
 };
 
 /// The whole command line.
@@ -106,8 +108,14 @@ pub struct RunArgs {
     #[command(flatten, next_help_heading = "Workers")]
     pub jobs: JobsArgs,
 
+    #[command(flatten)]
+    pub chaos: ChaosArgs,
+
     #[command(flatten, next_help_heading = "Output")]
     pub output: OutputArgs,
+
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
 
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
@@ -133,6 +141,9 @@ pub struct VentilatorArgs {
     #[command(flatten, next_help_heading = "Input")]
     pub input: InputArgs,
 
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
+
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
 }
@@ -154,6 +165,21 @@ pub struct WorkerArgs {
     #[command(flatten, next_help_heading = "Workers")]
     pub jobs: JobsArgs,
 
+    #[command(flatten)]
+    pub chaos: ChaosArgs,
+
+    /// Run no programs but these: names that are found in PATH here, or patterns of absolute paths
+    ///
+    /// For instance gzip,/opt/jobs/*. A star stands for a part of one name. What the ventilator sends
+    /// for a shell is the program sh: who allows that allows everything. A task that wants something
+    /// else fails, and is not tried again.
+    #[arg(long, value_name = "PROGRAM,...", value_delimiter = ',', value_parser = allow::pattern)]
+    pub allow: Vec<glob::Pattern>,
+
+    /// A worker whose faults are rehearsed by the one that started it.
+    #[arg(long, hide = true, value_parser = str::parse::<Faults>, conflicts_with = "chaos")]
+    pub rehearse: Option<Faults>,
+
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
 }
@@ -174,6 +200,9 @@ pub struct SinkArgs {
 
     #[command(flatten, next_help_heading = "Output")]
     pub output: OutputArgs,
+
+    #[command(flatten, next_help_heading = "Going on after a death")]
+    pub journal: JournalArgs,
 
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
@@ -217,6 +246,47 @@ pub struct GuardianArgs {
     /// What the parent passes on
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<OsString>,
+}
+
+impl WorkerArgs {
+    /// The words by which another process is such a worker, but for `-j` and `--chaos`.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(connect) = &self.connect {
+            words.extend(["--connect".into(), connect.into()]);
+        }
+        if let Some(options::TicketFile::Path(path)) = &self.join.ticket {
+            words.extend(["--ticket".into(), path.into()]);
+        }
+        words.extend(self.common.words());
+        for pattern in &self.allow {
+            words.extend(["--allow".into(), pattern.as_str().into()]);
+        }
+        if !self.command.is_empty() {
+            words.push("--".into());
+            words.extend(self.command.iter().cloned());
+        }
+        words
+    }
+}
+
+impl CommonArgs {
+    /// The words that matter to a worker.
+    pub fn words(&self) -> Vec<OsString> {
+        let patience = self.reach.patience.as_secs_f64().to_string();
+        let mut words: Vec<OsString> = vec!["--patience".into(), patience.into()];
+        if let Some(keys) = &self.reach.keys {
+            words.extend(["--keys".into(), keys.into()]);
+        }
+        if self.reach.insecure {
+            words.push("--insecure".into());
+        }
+        if self.log.quiet {
+            words.push("-q".into());
+        }
+        words.extend((0..self.log.verbose).map(|_| OsString::from("-v")));
+        words
+    }
 }
 
 impl Action {

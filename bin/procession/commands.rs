@@ -13,6 +13,8 @@ use procession::command::{
 };
 use procession::pipeline::{Answer, Lease, Slot, Worker, WorkerEnd};
 
+use crate::allow::Allowed;
+use crate::chaos::Rehearsal;
 use crate::executor::{Executor, Limits, TaskEnv};
 use crate::filter::{self, Answers, FilterSpec, FilterTasks, Outcome, Tasks};
 use crate::guardian::{GroupSlot, Guardian};
@@ -32,6 +34,8 @@ pub struct Commands {
     host: String,
     guardian: Option<Guardian>,
     stop: Stop,
+    allowed: Allowed,
+    rehearsal: Option<Rehearsal>,
     filter_failed: AtomicBool,
 }
 
@@ -56,7 +60,27 @@ impl Commands {
                 .into_owned(),
             guardian,
             stop,
+            allowed: Allowed::default(),
+            rehearsal: None,
             filter_failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Runs these programs only.
+    pub fn allowing(mut self, allowed: Allowed) -> Self {
+        self.allowed = allowed;
+        self
+    }
+
+    /// Has tasks meet faults.
+    pub fn rehearsing(mut self, rehearsal: Option<Rehearsal>) -> Self {
+        self.rehearsal = rehearsal;
+        self
+    }
+
+    fn meet(&self, lease: &CommandLease) {
+        if let Some(rehearsal) = &self.rehearsal {
+            rehearsal.meet(lease.id(), lease.attempt());
         }
     }
 
@@ -96,15 +120,21 @@ impl Commands {
         let mut executor = Executor::new();
         let group = self.group(slot.number());
         while let Some(lease) = slot.get() {
-            let mut result = self.run_one(&mut executor, &group, slot.number(), &lease);
+            self.meet(&lease);
+            let mut refused = false;
+            let mut result =
+                self.run_one(&mut executor, &group, slot.number(), &lease, &mut refused);
             result.host.clone_from(&self.host);
             let (exit, signal) = result.status();
+            let obituary = executor.obituary(&result);
             slot.finish(
                 lease,
                 Answer {
                     value: Ok(result),
                     exit,
                     signal,
+                    obituary,
+                    is_final: refused,
                 },
             );
         }
@@ -116,6 +146,7 @@ impl Commands {
         group: &GroupSlot,
         slot: u32,
         lease: &CommandLease,
+        refused: &mut bool,
     ) -> CommandResult {
         let id = lease.id();
         let body = match lease.task() {
@@ -131,6 +162,11 @@ impl Commands {
         };
         let shown = value.clone().unwrap_or_default();
         match self.filler.fill(value.as_deref(), id, slot) {
+            Ok(invocation) if !self.allowed.permits(&invocation.program) => {
+                *refused = true;
+                let note = self.allowed.refusal(&invocation.program, &self.host);
+                self.not_started(slot, shown, invocation.display.into(), note)
+            }
             Ok(invocation) => {
                 let env = TaskEnv {
                     task: id,
@@ -172,7 +208,10 @@ impl Commands {
     fn run_filter(&self, slot: CommandSlot) {
         let number = slot.number();
         let group = self.group(number);
+        let invocation = self.filler.fill(None, 0, number);
+        let refused = matches!(&invocation, Ok(it) if !self.allowed.permits(&it.program));
         let tasks = FilterSlot {
+            refused,
             next: Mutex::default(),
             answers: Mutex::new(slot.twin()),
             slot,
@@ -181,13 +220,16 @@ impl Commands {
         };
         // The filter's input is closed when there is nothing more for now; should there be more after all, it starts again.
         while tasks.wait_for_more() {
-            let outcome = self
-                .filler
-                .fill(None, 0, number)
-                .map_err(|error: FillError| io::Error::other(error.to_string()))
-                .and_then(|invocation: Invocation| {
+            let outcome = invocation
+                .as_ref()
+                .map_err(|error: &FillError| io::Error::other(error.to_string()))
+                .and_then(|invocation: &Invocation| {
+                    if refused {
+                        let why = self.allowed.refusal(&invocation.program, &self.host);
+                        return Err(io::Error::other(why));
+                    }
                     let spec = FilterSpec {
-                        invocation: &invocation,
+                        invocation,
                         null: self.job.null,
                         slot: number,
                         worker: &self.worker,
@@ -208,6 +250,8 @@ impl Commands {
 
 /// A slot as a filter sees it: one thread takes, another answers.
 struct FilterSlot<'a> {
+    /// It may not be run here.
+    refused: bool,
     slot: CommandSlot,
     /// Taken while waiting, and to be given first.
     next: Mutex<VecDeque<CommandLease>>,
@@ -221,6 +265,7 @@ impl FilterSlot<'_> {
     fn wait_for_more(&self) -> bool {
         match self.slot.get() {
             Some(lease) => {
+                self.commands.meet(&lease);
                 self.next().push_back(lease);
                 true
             }
@@ -260,7 +305,10 @@ impl FilterTasks for FilterSlot<'_> {
         let waiting: Vec<CommandLease> = self.next().drain(..).collect();
         let leases = if waiting.is_empty() {
             match self.slot.get_many_or_last(max_tasks, max_bytes as u64) {
-                Some(leases) if !leases.is_empty() => leases,
+                Some(leases) if !leases.is_empty() => {
+                    leases.iter().for_each(|lease| self.commands.meet(lease));
+                    leases
+                }
                 _ => return Ok(None),
             }
         } else {
@@ -325,6 +373,8 @@ impl FilterTasks for FilterSlot<'_> {
                 value: Ok(result),
                 exit,
                 signal,
+                obituary: None,
+                is_final: self.refused,
             };
             (lease, answer)
         });

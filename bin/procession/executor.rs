@@ -12,9 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use procession::Body;
 use procession::command::{CommandResult, Invocation};
+use procession::obituary::{Obituary, OomKills};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use wait4::ResUse;
 
 use crate::capture::{Capture, Feed, FeedError, ReadBuffer};
 use crate::guardian::GroupSlot;
@@ -25,6 +27,9 @@ use crate::stop::Stop;
 /// How long a command is first waited for without reading its outputs. Most commands of a large run end within it, and
 /// then one wake-up does it all; each further one costs a switch of threads. A pipe holds what they write so long.
 const BRIEF: Duration = Duration::from_millis(5);
+
+/// So much of what a command wrote last to standard error is looked at for its obituary, in bytes.
+const LAST_OF_STDERR: u64 = 1 << 10;
 
 /// What a command finds in its environment, on top of ours.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +58,17 @@ pub struct Executor {
     buffer: ReadBuffer,
     /// The last command wrote more than a pipe holds, so the next one's outputs are read from the start.
     chatty: bool,
+    oom_kills: OomKills,
+    /// What is known of the last command's process.
+    last: Process,
+}
+
+/// What is known of a command's process besides its result.
+#[derive(Clone, Copy, Debug, Default)]
+struct Process {
+    id: u32,
+    peak_memory: u64,
+    out_of_memory: bool,
 }
 
 /// Why a command was ended by us.
@@ -90,7 +106,29 @@ impl Executor {
             launcher: Launcher::new(),
             buffer: ReadBuffer::new(),
             chatty: false,
+            oom_kills: OomKills::of_self(),
+            last: Process::default(),
         }
+    }
+
+    /// How the last command ended, if it failed; `result` is what came of it.
+    pub fn obituary(&mut self, result: &CommandResult) -> Option<Box<Obituary>> {
+        let process = std::mem::take(&mut self.last);
+        if result.succeeded() {
+            return None;
+        }
+        let tail = result.stderr.len().saturating_sub(LAST_OF_STDERR);
+        let stderr = result.stderr.slice(tail, result.stderr.len() - tail);
+        Some(Box::new(Obituary {
+            pid: process.id,
+            out_of_memory: process.out_of_memory,
+            peak_memory: process.peak_memory,
+            seconds: result.seconds,
+            cause: result.note.clone().unwrap_or_default(),
+            // What cannot be read back is said by whoever needs all of it.
+            stderr: Obituary::last_lines(&stderr.to_bytes().unwrap_or_default()),
+            ..Obituary::default()
+        }))
     }
 
     /// Runs a command to its end. Whatever goes wrong is in the result: [`CommandResult::note`] says what.
@@ -106,6 +144,7 @@ impl Executor {
         stop: &Stop,
     ) -> CommandResult {
         let began = Instant::now();
+        self.last = Process::default();
         let mut result = CommandResult {
             command: Bytes::copy_from_slice(&invocation.display),
             worker: env.worker.to_owned(),
@@ -120,6 +159,7 @@ impl Executor {
             result.note = Some("not started: the run was stopped".to_owned());
             return result;
         }
+        let killed_before = self.oom_kills.count();
         slot.spawning();
         let spawned = self.launcher.spawn(invocation, |launcher, command| {
             let input = match stdin {
@@ -147,6 +187,7 @@ impl Executor {
             }
         };
         slot.running(child.id());
+        self.last.id = child.id();
         let input = child.stdin.take().map(Into::into);
         let stdout = child.stdout.take().map(Into::into);
         let stderr = child.stderr.take().map(Into::into);
@@ -173,7 +214,12 @@ impl Executor {
         running.wait(&mut self.buffer);
         self.chatty = running.stdout.is_wide() || running.stderr.is_wide();
         result.seconds = began.elapsed().as_secs_f64();
-        running.finish(slot, result)
+        let (result, peak_memory) = running.finish(slot, result);
+        self.last.peak_memory = peak_memory;
+        // A shell says of a command of its own that was killed that it exited with 128 and the signal's number.
+        let was_killed = [result.signal, result.exit - 128].contains(&Signal::KILL.as_raw());
+        self.last.out_of_memory = was_killed && self.oom_kills.count() > killed_before;
+        result
     }
 }
 
@@ -324,10 +370,12 @@ impl Running<'_> {
         }
     }
 
-    /// Reaps the command and fills in how it ended.
-    fn finish(self, slot: &GroupSlot, mut result: CommandResult) -> CommandResult {
-        match self.group.reap(slot) {
-            Ok(status) => {
+    /// Reaps the command and fills in how it ended; the most memory that it had.
+    fn finish(self, slot: &GroupSlot, mut result: CommandResult) -> (CommandResult, u64) {
+        let mut peak_memory = 0;
+        match self.group.reap_with_usage(slot) {
+            Ok(ResUse { status, rusage }) => {
+                peak_memory = rusage.maxrss;
                 result.exit = status.code().unwrap_or(0);
                 result.signal = status.signal().unwrap_or(0);
             }
@@ -371,7 +419,7 @@ impl Running<'_> {
                 ),
             });
         }
-        result
+        (result, peak_memory)
     }
 }
 

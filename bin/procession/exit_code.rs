@@ -35,6 +35,17 @@ impl ExitCode {
         }
     }
 
+    /// The outcome that had this exit status, with so many failures.
+    pub fn of_status(status: u8, failed: u64) -> Self {
+        match status {
+            129 => Self::HungUp,
+            130 => Self::Interrupted,
+            143 => Self::Terminated,
+            102.. => Self::Error,
+            _ => Self::of_failures(failed),
+        }
+    }
+
     /// Joins what two parts say of the same run: the graver of the two.
     ///
     /// A signal outranks an error, because stopping in the middle causes errors, and a script that

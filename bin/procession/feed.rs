@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use procession::Body;
 use procession::command::{CommandResult, Job, Mode, Template};
-use procession::pipeline::{Putter, Summary, Ventilator, VentilatorBuilder, VentilatorHandle};
+use procession::pipeline::{
+    Journal, Putter, Summary, Ventilator, VentilatorBuilder, VentilatorHandle,
+};
 
 use crate::args::options::{CommonArgs, InputArgs, InputFile};
 use crate::commands;
@@ -44,7 +46,7 @@ impl Reading {
 
     /// Says how much a run that was stopped has left undone.
     pub fn say_unfinished(&self, summary: &Summary) {
-        if summary.unfinished == 0 || output_was_closed(summary.cause) {
+        if summary.unfinished == 0 || summary.cause == 0 || output_was_closed(summary.cause) {
             return;
         }
         let (done, unfinished) = (summary.done, summary.unfinished);
@@ -154,6 +156,7 @@ pub fn builder(
     common: &CommonArgs,
     advertise: Option<&str>,
     job: &Job,
+    journal: Option<&Journal>,
 ) -> procession::Result<VentilatorBuilder> {
     let title: Vec<String> = input
         .command
@@ -171,6 +174,9 @@ pub fn builder(
         .job(job)?;
     if let Some(keys) = crate::access::keys(&common.reach)? {
         builder = builder.keys(keys);
+    }
+    if let Some(journal) = journal {
+        builder = builder.journal(journal);
     }
     if let Some(ports) = &common.lane_ports {
         builder = builder.lane_ports(*ports.start(), *ports.end());
@@ -224,8 +230,15 @@ pub fn start(
             while let Some(task) = input.next() {
                 match task {
                     Ok(body) => {
-                        if putter.put(body).is_err() {
-                            return;
+                        match putter.put(body) {
+                            Ok(()) => {}
+                            Err(procession::Error::Ended(_)) => return,
+                            Err(error) => {
+                                log::error!("{error}");
+                                shared.failed.store(true, Ordering::Release);
+                                handle.halt(ERROR);
+                                return;
+                            }
                         }
                         shared.bytes.store(input.bytes_read(), Ordering::Relaxed);
                     }

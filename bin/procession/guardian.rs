@@ -14,6 +14,7 @@
 //! memfd:      one i32 (native) for each slot: a group's number, 0 for none, -1 while a command is being spawned
 //! ```
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
@@ -26,7 +27,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// The hidden subcommand that [`main`] is the entry of.
@@ -269,13 +270,43 @@ fn remove(files: Vec<OsString>) {
     let (mut folders, files): (Vec<_>, Vec<_>) = files
         .into_iter()
         .partition(|path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()));
+    let mut held = Locks::default();
     for file in files {
-        let _ = std::fs::remove_file(file);
+        // Who is started again at once may listen there already. Until all are removed nobody else does.
+        if held.take_for(&file) {
+            let _ = std::fs::remove_file(file);
+        }
     }
+    drop(held);
     folders.sort_by_key(|folder| std::cmp::Reverse(folder.len()));
     for folder in folders {
         remove_sockets(Path::new(&folder));
         let _ = std::fs::remove_dir(folder);
+    }
+}
+
+/// Locks of sockets, by their paths, of programs that are gone.
+#[derive(Default)]
+struct Locks(HashMap<OsString, File>);
+
+impl Locks {
+    /// Takes the lock of a socket, or one that is named itself, where there is one; `false` where a living process has it.
+    fn take_for(&mut self, file: &OsStr) -> bool {
+        let mut lock = file.to_owned();
+        if Path::new(file).extension() != Some(OsStr::new("lock")) {
+            lock.push(".lock");
+        }
+        if self.0.contains_key(&lock) {
+            return true;
+        }
+        let Ok(opened) = File::open(&lock) else {
+            return true;
+        };
+        let free = flock(&opened, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if free {
+            self.0.insert(lock, opened);
+        }
+        free
     }
 }
 

@@ -88,6 +88,12 @@ impl Joblog {
                 let whole = log
                     .read_lines(from, &mut kept)
                     .map_err(|error| log.explain(error))?;
+                if whole < len {
+                    log::warn!(
+                        "joblog {}: its last line is half-written and is left out",
+                        path.display()
+                    );
+                }
                 log.cut(whole)?;
                 log.note = Some(note);
             }
@@ -160,6 +166,17 @@ impl Joblog {
         self.len = self.len.map(|len| len + self.pending.len() as u64);
         self.pending.clear();
         Ok(())
+    }
+
+    /// Has what was flushed on the disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&self) -> io::Result<()> {
+        match self.len {
+            Some(_) => self.file.sync_data().map_err(|error| self.explain(error)),
+            None => Ok(()),
+        }
     }
 
     /// Writes what has gathered; the run is over and nobody will resume it.

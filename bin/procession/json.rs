@@ -8,7 +8,9 @@
 //! JSON is text, output is bytes: where `input`, `command`, `stdout` or `stderr` is not UTF-8, each byte that does not fit in
 //! is shown as U+FFFD, and a field of the same name with `_base64` follows that holds all bytes as they are. `note` is there
 //! if there is something to be said: why a command could not be started, for instance. `exit` and `signal` are those of
-//! `--joblog`: -1 and 15 for a timeout.
+//! `--joblog`: -1 and 15 for a timeout. `failures` is there if attempts at the task failed, this one or earlier ones: an array of
+//! objects with attempt, host, worker, pid, exit, signal, out_of_memory, peak_memory (in bytes), seconds, cause and stderr (its last
+//! lines), the last four of them.
 //!
 //! Output is streamed: a gigabyte of it never stands in memory.
 
@@ -16,6 +18,7 @@ use std::io::{self, Read, Write};
 
 use procession::Body;
 use procession::command::CommandResult;
+use procession::obituary::Obituary;
 
 /// How much output is read at a time, in bytes; a multiple of 3, as base64 has it.
 const PIECE: usize = 192 << 10;
@@ -29,6 +32,7 @@ pub fn write_json(
     id: u64,
     attempts: u32,
     result: &CommandResult,
+    failures: &[Obituary],
 ) -> io::Result<()> {
     let (exit, signal) = result.status();
     write!(out, "{{\"id\":{id}")?;
@@ -51,9 +55,36 @@ pub fn write_json(
     if let Some(note) = &result.note {
         text_field(out, "note", note)?;
     }
+    if !failures.is_empty() {
+        out.write_all(b",\"failures\":")?;
+        put_failures(out, failures)?;
+    }
     field(out, "stdout", &result.stdout)?;
     field(out, "stderr", &result.stderr)?;
     out.write_all(b"}\n")
+}
+
+/// How attempts ended that failed. They are small, and text.
+fn put_failures(out: &mut impl Write, failures: &[Obituary]) -> io::Result<()> {
+    let failures: Vec<serde_json::Value> = failures
+        .iter()
+        .map(|failure| {
+            serde_json::json!({
+                "attempt": failure.attempt,
+                "host": failure.host,
+                "worker": format!("{:016x}", failure.worker),
+                "pid": failure.pid,
+                "exit": failure.exit,
+                "signal": failure.signal,
+                "out_of_memory": failure.out_of_memory,
+                "peak_memory": failure.peak_memory,
+                "seconds": finite(failure.seconds),
+                "cause": failure.cause,
+                "stderr": failure.stderr,
+            })
+        })
+        .collect();
+    serde_json::to_writer(out, &failures).map_err(io::Error::from)
 }
 
 /// JSON has no word for what is not a number.
@@ -218,7 +249,7 @@ mod tests {
 
     fn json(result: &CommandResult) -> Result<Value, Box<dyn std::error::Error>> {
         let mut line = Vec::new();
-        write_json(&mut line, 7, 2, result)?;
+        write_json(&mut line, 7, 2, result, &[])?;
         assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
         assert_eq!(line.last(), Some(&b'\n'));
         Ok(serde_json::from_slice(&line)?)
@@ -250,6 +281,30 @@ mod tests {
             ..CommandResult::default()
         })?;
         assert!(without.get("note").is_none() && without.get("stdout_base64").is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn failed_attempts_are_told_one_by_one() -> Outcome {
+        let mut line = Vec::new();
+        let failure = Obituary {
+            attempt: 1,
+            host: "h".into(),
+            worker: 0xb1,
+            signal: 9,
+            out_of_memory: true,
+            peak_memory: 4096,
+            seconds: f64::NAN,
+            stderr: "no\nroom".into(),
+            ..Obituary::default()
+        };
+        write_json(&mut line, 7, 2, &CommandResult::default(), &[failure])?;
+        let value: Value = serde_json::from_slice(&line)?;
+        let expected = serde_json::json!([{
+            "attempt": 1, "host": "h", "worker": "00000000000000b1", "pid": 0, "exit": 0, "signal": 9, "out_of_memory": true,
+            "peak_memory": 4096, "seconds": 0.0, "cause": "", "stderr": "no\nroom"
+        }]);
+        assert_eq!(value["failures"], expected);
         Ok(())
     }
 

@@ -7,8 +7,10 @@ use std::process::ExitCode;
 use crate::args::Action;
 
 mod access;
+mod allow;
 mod args;
 mod capture;
+mod chaos;
 mod commands;
 mod executor;
 mod exit_code;
@@ -17,6 +19,7 @@ mod filter;
 mod guardian;
 mod input;
 mod joblog;
+mod journal;
 mod json;
 mod launch;
 mod logging;

@@ -10,7 +10,9 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::time::{Duration, Instant};
 
 use procession::command::{CommandResult, Job, Mode};
+use procession::obituary::Obituary;
 use procession::pipeline::{Cause, Got, Outcome, Receipt, Sink};
+use procession::wire::id_set::IdSet;
 
 use crate::args::options::OutputArgs;
 use crate::joblog::Joblog;
@@ -53,8 +55,18 @@ pub enum Gathered {
     Closed,
 }
 
+/// What is to outlive the sink, and what more.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping {
+    /// Another sink may go on with this one's log.
+    pub restartable: bool,
+    /// What was written is to be on the disk before it counts as kept.
+    pub sync: bool,
+}
+
 /// Where results go.
 pub struct Output {
+    keeping: Keeping,
     args: OutputArgs,
     job: Job,
     stdout: BufWriter<Stdout>,
@@ -62,6 +74,9 @@ pub struct Output {
     joblog: Option<Joblog>,
     results: Option<Results>,
     receipts: Vec<Receipt>,
+    /// How many results were written, and of which tasks.
+    written: u64,
+    ids: IdSet,
     /// Why tasks failed, and how many for each reason.
     reasons: HashMap<String, u64>,
 }
@@ -79,7 +94,7 @@ impl Output {
     pub fn open(
         args: OutputArgs,
         sink: &mut Sink<CommandResult>,
-        restartable: bool,
+        keeping: Keeping,
     ) -> Result<Self, Box<dyn Error>> {
         let job: Job = sink.job()?;
         let run = format!("{:016x}", sink.run_id());
@@ -96,12 +111,13 @@ impl Output {
             Some(log) => Some(Joblog::create(
                 &log.path,
                 log.append,
-                restartable.then_some(run.as_str()),
+                keeping.restartable.then_some(run.as_str()),
             )?),
         };
         sink.acknowledge();
         let results = args.results.as_deref().map(Results::create).transpose()?;
         Ok(Self {
+            keeping,
             args,
             job,
             stdout: BufWriter::with_capacity(128 << 10, io::stdout()),
@@ -109,6 +125,8 @@ impl Output {
             joblog,
             results,
             receipts: Vec::new(),
+            written: 0,
+            ids: IdSet::new(),
             reasons: HashMap::new(),
         })
     }
@@ -176,9 +194,9 @@ impl Output {
     }
 
     /// Says why a task failed; what is the same for many is said for a few.
-    fn say_failure(&mut self, id: u64, result: &CommandResult) {
+    fn say_failure(&mut self, id: u64, result: &CommandResult, last: Option<&Obituary>) {
         let Some(note) = &result.note else {
-            return say_failure(id, result);
+            return say_failure(id, result, last);
         };
         if self.reasons.len() >= REASONS && !self.reasons.contains_key(note) {
             return log::warn!("task {id}: {note}");
@@ -199,6 +217,11 @@ impl Output {
                 log::warn!("{times} tasks in all: {note}");
             }
         }
+    }
+
+    /// How many results were written, and of how many different tasks.
+    pub fn written(&self) -> (u64, u64) {
+        (self.written, self.ids.len())
     }
 
     /// Closes the log in order: another sink of this run will not go on with it.
@@ -225,10 +248,11 @@ impl Output {
             ..CommandResult::default()
         });
         if failed {
-            self.say_failure(id, &result);
+            self.say_failure(id, &result, outcome.obituaries.last());
         }
         if self.args.json {
-            write_json(&mut self.stdout, id, attempt, &result).map_err(stdout_error)?;
+            write_json(&mut self.stdout, id, attempt, &result, &outcome.obituaries)
+                .map_err(stdout_error)?;
         } else {
             self.print(&result)?;
         }
@@ -243,6 +267,8 @@ impl Output {
                 .append(id, &result)
                 .map_err(|error| OutputError::Failed(error.to_string()))?;
         }
+        self.written += 1;
+        self.ids.insert(id);
         self.receipts.push(receipt);
         Ok(())
     }
@@ -278,10 +304,19 @@ impl Output {
     /// Makes sure of what was written, and acknowledges it.
     fn flush(&mut self, sink: &mut Sink<CommandResult>) -> Result<(), OutputError> {
         self.stdout.flush().map_err(stdout_error)?;
+        let failed = |error: io::Error| OutputError::Failed(error.to_string());
+        let sync = self.keeping.sync && !self.receipts.is_empty();
+        if sync {
+            sync_stdout().map_err(failed)?;
+            if let Some(results) = &self.results {
+                results.sync().map_err(failed)?;
+            }
+        }
         if let Some(joblog) = &mut self.joblog {
-            joblog
-                .flush()
-                .map_err(|error| OutputError::Failed(error.to_string()))?;
+            joblog.flush().map_err(failed)?;
+            if sync {
+                joblog.sync().map_err(failed)?;
+            }
         }
         if !self.receipts.is_empty() {
             for receipt in self.receipts.drain(..) {
@@ -293,21 +328,43 @@ impl Output {
     }
 }
 
+/// Has what was written on the disk, where stdout is a file.
+fn sync_stdout() -> io::Result<()> {
+    match rustix::fs::fdatasync(io::stdout()) {
+        // A pipe or a terminal, which keep nothing.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::ROFS) => Ok(()),
+        Err(error) => Err(io::Error::new(
+            io::Error::from(error).kind(),
+            format!("standard output cannot be brought to its disk: {error}"),
+        )),
+    }
+}
+
 /// What failed without a note, in a way that its own output does not tell, is said.
-fn say_failure(id: u64, result: &CommandResult) {
+fn say_failure(id: u64, result: &CommandResult, last: Option<&Obituary>) {
     let command = String::from_utf8_lossy(&result.command);
     let command: String = command.chars().take(200).collect();
     let (_, signal) = result.status();
     if result.timed_out {
         log::warn!("task {id} ran into --timeout and was ended: {command}");
     } else if signal != 0 {
-        log::warn!("task {id} was killed by signal {signal}: {command}");
+        log::warn!(
+            "task {id} was killed by signal {signal}: {command}{}",
+            how(last)
+        );
     } else {
         log::info!(
-            "task {id} failed with exit status {}: {command}",
-            result.exit
+            "task {id} failed with exit status {}: {command}{}",
+            result.exit,
+            how(last)
         );
     }
+}
+
+/// What else is known of it.
+fn how(last: Option<&Obituary>) -> String {
+    last.map(|obituary| format!(" ({obituary})"))
+        .unwrap_or_default()
 }
 
 fn write_tagged(out: &mut impl Write, tag: &[u8], text: &mut impl io::Read) -> io::Result<()> {

@@ -13,6 +13,8 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
 };
 
+use wait4::{ResUse, Wait4};
+
 use crate::guardian::GroupSlot;
 
 /// How a group is asked to end, and how long each time: GNU parallel's `TERM,200,TERM,100,TERM,50,KILL,25`.
@@ -119,9 +121,22 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// When the system refuses to say how the child ended.
-    pub fn reap(mut self, slot: &GroupSlot) -> io::Result<ExitStatus> {
+    pub fn reap(self, slot: &GroupSlot) -> io::Result<ExitStatus> {
+        Ok(self.reap_with_usage(slot)?.status)
+    }
+
+    /// As [`reap`](Self::reap), with what the child, and those of its own that it has waited for, have used.
+    ///
+    /// # Errors
+    /// When the system refuses to say how the child ended.
+    pub fn reap_with_usage(mut self, slot: &GroupSlot) -> io::Result<ResUse> {
         slot.clear();
-        self.child.wait()
+        loop {
+            match self.child.wait4() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
     }
 }
 

@@ -41,6 +41,16 @@ impl Results {
         Ok(Self { values })
     }
 
+    /// Has all that was written on the disk: one call for many small files.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(&self.values)
+            .and_then(|directory| Ok(rustix::fs::syncfs(directory)?))
+            .map_err(|error| explain(&self.values, &error))
+    }
+
     /// Writes a task's output. `block`: the task was a block of input, so it has no value to be named after.
     ///
     /// # Errors

@@ -4,14 +4,16 @@ use std::error::Error;
 
 use procession::Body;
 use procession::command::CommandResult;
-use procession::pipeline::{Sink, Ventilator, Worker};
+use procession::pipeline::{Journal, Sink, Ventilator, Worker};
 
 use crate::access;
 use crate::args::RunArgs;
 use crate::args::quantity::Jobs;
+use crate::chaos::{Ledger, Meeting};
 use crate::commands::Commands;
 use crate::exit_code::ExitCode;
-use crate::output::{Gathered, Output};
+use crate::journal::{self, Opened};
+use crate::output::{Gathered, Keeping, Output};
 use crate::stop::{Level, Stop};
 use crate::{feed, sink, ventilator, worker};
 
@@ -25,8 +27,22 @@ const HERE: &str = "inproc://run";
 pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
-    let mut builder =
-        feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?.bind_also(HERE);
+    let rehearsal = args.chaos.chaos.map(Meeting::new).transpose()?;
+    let journal = match journal::open(&args.journal, &journal::subject("run", &args.input))? {
+        Opened::Run(journal) => journal,
+        Opened::Finished(code) => return Ok(code),
+    };
+    let mut builder = feed::builder(
+        &args.input,
+        &args.common,
+        args.advertise.as_deref(),
+        &job,
+        journal.as_ref(),
+    )?
+    .bind_also(HERE);
+    if let Some(meeting) = &rehearsal {
+        builder = builder.bind_also(meeting.endpoint());
+    }
     if let Some(bind) = &args.bind {
         feed::between_processes(bind)?;
         builder = builder.bind_also(bind);
@@ -45,12 +61,24 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         handle.clone(),
         Some(Box::new(move || kill.raise(Level::Kill))),
     )?;
-    let mut sink: Sink<CommandResult> = sink_builder(&args, &ventilator).connect(HERE)?;
-    let mut output = Output::open(args.output.clone(), &mut sink, false)?;
+    let mut sink: Sink<CommandResult> =
+        sink_builder(&args, &ventilator, journal.as_ref(), rehearsal.is_some()).connect(HERE)?;
+    let keeping = Keeping {
+        restartable: journal.is_some(),
+        sync: args.journal.journal_sync,
+    };
+    let mut output = Output::open(args.output.clone(), &mut sink, keeping)?;
 
     // With --bind, -j0 leaves the work to others.
     let local = args.bind.is_none() || args.jobs.jobs != Jobs::Unlimited;
-    let working = match local {
+    let crew = match (&rehearsal, local) {
+        (Some(meeting), true) => {
+            let most = input.tasks_total().filter(|_| args.bind.is_none());
+            Some(meeting.start(worker::slots(args.jobs.jobs, most), args.common.words())?)
+        }
+        _ => None,
+    };
+    let working = match local && crew.is_none() {
         true => Some(start_worker(
             &args,
             &ventilator,
@@ -60,14 +88,18 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         )?),
         false => None,
     };
-    let guardian = match local {
-        true => None,
-        false => ventilator::guard(&ventilator),
+    let guardian = match working {
+        Some(_) => None,
+        None => ventilator::guard(&ventilator),
     };
+    if let (Some(guardian), Some(meeting)) = (&guardian, &rehearsal) {
+        guardian.remove_on_death(meeting.folder());
+    }
     let reading = feed::start(input, ventilator.putter(), handle.clone())?;
     let watching = ventilator::watch(args.common.bar, handle.clone(), reading.clone());
 
     let gathered = output.gather(&mut sink, |_| {});
+    let doubles = sink.doubles_dropped();
     let mut failure = None;
     match gathered {
         Ok(Gathered::Closed) => sink.close_and_end("the output was closed")?,
@@ -81,6 +113,14 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     let summary = ventilator.wait();
+    if let Some(crew) = crew {
+        let handle = crew.handle();
+        crew.finish();
+        if let (Ok(summary), Some(meeting)) = (&summary, &rehearsal) {
+            let ledger = Ledger::new(summary, output.written(), doubles);
+            meeting.say(&ledger, handle.done());
+        }
+    }
     let mut filter_failed = false;
     if let Some(working) = working {
         match working.join() {
@@ -98,32 +138,43 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     output.finish()?;
     reading.say_unfinished(&summary);
     let code = feed::exit_code(summary.failed, summary.cause);
-    Ok(if reading.has_failed() || filter_failed {
+    let code = if reading.has_failed() || filter_failed {
         code.merge(ExitCode::Error)
     } else {
         code
-    })
+    };
+    journal::finish(journal.as_ref(), &summary, code)?;
+    Ok(code)
 }
 
 /// The sink listens where workers from elsewhere can reach it as well.
 fn sink_builder(
     args: &RunArgs,
     ventilator: &Ventilator<Body>,
+    journal: Option<&Journal>,
+    to_processes: bool,
 ) -> procession::pipeline::SinkBuilder {
     use procession::Endpoint;
-    let builder = sink::builder(&args.output, &args.common);
+    let builder = sink::builder(&args.output, &args.common, journal);
+    let builder = match to_processes {
+        true => builder.bind(results_here(ventilator)),
+        false => builder,
+    };
     let outside = args
         .bind
         .as_ref()
         .and_then(|_| ventilator.endpoints().last());
     match outside {
-        Some(Endpoint::Ipc(_)) => {
-            let results = ventilator.private_dir().join("results");
-            builder.bind(format!("ipc://{}", results.display()))
-        }
+        Some(Endpoint::Ipc(_)) => builder.bind(results_here(ventilator)),
         Some(Endpoint::Tcp { host, .. }) => builder.gather_on(host.clone()),
         _ => builder,
     }
+}
+
+/// Where worker processes of this host bring results.
+fn results_here(ventilator: &Ventilator<Body>) -> String {
+    let results = ventilator.private_dir().join("results");
+    format!("ipc://{}", results.display())
 }
 
 /// The local worker, in a thread of its own.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use procession::command::CommandResult;
-use procession::pipeline::{Cause, Sink, SinkHandle};
+use procession::pipeline::{Cause, Journal, Sink, SinkHandle};
 
 use crate::access;
 use crate::args::SinkArgs;
@@ -14,7 +14,8 @@ use crate::args::options::{CommonArgs, OutputArgs};
 use crate::exit_code::ExitCode;
 use crate::feed;
 use crate::guardian::Guardian;
-use crate::output::{Gathered, Output};
+use crate::journal::{self, Opened};
+use crate::output::{Gathered, Keeping, Output};
 use crate::progress::{Progress, Snapshot};
 use crate::signals::{self, Ending, Order};
 
@@ -27,6 +28,10 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(bind) = &args.bind {
         feed::between_processes(bind)?;
     }
+    let journal = match journal::open(&args.journal, "sink")? {
+        Opened::Run(journal) => journal,
+        Opened::Finished(code) => return Ok(code),
+    };
     let handle: Arc<Mutex<Option<SinkHandle>>> = Arc::default();
     let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();
     listen(Arc::clone(&handle), Arc::clone(&exit))?;
@@ -34,11 +39,12 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
     let guardian: Arc<Mutex<Option<Guardian>>> = Arc::default();
     let starting = Arc::clone(&guardian);
     let bind = args.bind.clone();
-    let mut builder = builder(&args.output, &args.common).on_dial(move |dialling| {
-        *starting.lock().unwrap_or_else(PoisonError::into_inner) =
-            guard(dialling.private_dir(), bind.as_deref());
-        *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialling);
-    });
+    let mut builder =
+        builder(&args.output, &args.common, journal.as_ref()).on_dial(move |dialling| {
+            *starting.lock().unwrap_or_else(PoisonError::into_inner) =
+                guard(dialling.private_dir(), bind.as_deref());
+            *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialling);
+        });
     if let Some(bind) = &args.bind {
         builder = builder.bind(bind);
     }
@@ -58,7 +64,14 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
             None => ExitCode::Success,
         }));
     }
-    let mut output = Output::open(args.output, &mut sink, true)?;
+    let mut output = Output::open(
+        args.output,
+        &mut sink,
+        Keeping {
+            restartable: true,
+            sync: args.journal.journal_sync,
+        },
+    )?;
     let mut progress = Progress::new(args.common.bar, Instant::now());
     let mut done = sink.done_before().len();
     let gathered = output.gather(&mut sink, |results| {
@@ -73,7 +86,11 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
         Gathered::Pill(cause, failed) => {
             output.finish()?;
             sink.close()?;
-            of_pill(cause, failed)
+            let code = of_pill(cause, failed);
+            if let (Some(journal), Cause::AllDone) = (&journal, cause) {
+                journal.finish(code.status())?;
+            }
+            code
         }
         Gathered::Left => {
             sink.close()?;
@@ -104,12 +121,19 @@ fn guard(dir: Option<&Path>, bind: Option<&str>) -> Option<Guardian> {
 }
 
 /// A sink as the options want it.
-pub fn builder(output: &OutputArgs, common: &CommonArgs) -> procession::pipeline::SinkBuilder {
+pub fn builder(
+    output: &OutputArgs,
+    common: &CommonArgs,
+    journal: Option<&Journal>,
+) -> procession::pipeline::SinkBuilder {
     let mut builder = Sink::builder()
         .keep_order(output.keep_order)
         .keep_by_hand()
         .patience(common.reach.patience)
         .insecure(common.reach.insecure);
+    if let Some(journal) = journal {
+        builder = builder.journal(journal);
+    }
     if let Some(ports) = &common.lane_ports {
         builder = builder.lane_ports(*ports.start(), *ports.end());
     }

@@ -10,6 +10,7 @@ use crate::args::VentilatorArgs;
 use crate::exit_code::ExitCode;
 use crate::feed::{self, Reading};
 use crate::guardian::Guardian;
+use crate::journal::{self, Opened};
 use crate::progress::Progress;
 use crate::signals::{self, Ending, Order};
 
@@ -21,9 +22,20 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
     feed::between_processes(&args.bind)?;
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
-    let mut builder = feed::builder(&args.input, &args.common, args.advertise.as_deref(), &job)?
-        .bind_also(&args.bind)
-        .limits(access::limits(&args.limits));
+    let journal = match journal::open(&args.journal, &journal::subject("ventilator", &args.input))?
+    {
+        Opened::Run(journal) => journal,
+        Opened::Finished(code) => return Ok(code),
+    };
+    let mut builder = feed::builder(
+        &args.input,
+        &args.common,
+        args.advertise.as_deref(),
+        &job,
+        journal.as_ref(),
+    )?
+    .bind_also(&args.bind)
+    .limits(access::limits(&args.limits));
     if args.tickets.ticket_out.is_some() {
         builder = builder.ticket();
     }
@@ -40,7 +52,9 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
     drop(guardian);
     let summary = summary?;
     reading.say_unfinished(&summary);
-    Ok(feed::exit_code(summary.failed, summary.cause))
+    let code = feed::exit_code(summary.failed, summary.cause);
+    journal::finish(journal.as_ref(), &summary, code)?;
+    Ok(code)
 }
 
 /// A port that was left to us to choose is said, whatever the level: nobody could come otherwise.

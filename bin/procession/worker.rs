@@ -5,10 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use procession::command::{Job, Template};
 use procession::pipeline::{Cause, Worker, WorkerHandle};
+use rustix::process::Signal;
 
 use crate::access;
+use crate::allow::Allowed;
 use crate::args::WorkerArgs;
+use crate::args::options::TicketFile;
 use crate::args::quantity::Jobs;
+use crate::chaos::{self, Crew, Faults, Rehearsal};
 use crate::commands::Commands;
 use crate::exit_code::ExitCode;
 use crate::signals::{self, Ending, Order};
@@ -19,6 +23,12 @@ use crate::stop::{Level, Stop};
 /// # Errors
 /// With what is to be said.
 pub fn run(args: WorkerArgs) -> Result<ExitCode, Box<dyn Error>> {
+    if let Some(faults) = args.chaos.chaos {
+        if args.join.ticket == Some(TicketFile::Standard) {
+            return Err("with --chaos there are several workers, and one standard input: give --ticket the name of a file".into());
+        }
+        return rehearse(&args, faults);
+    }
     let joining = access::joining(args.connect.as_ref(), &args.join, &args.common.reach)?;
     let stop = Stop::new()?;
     let handle: Arc<Mutex<Option<WorkerHandle>>> = Arc::default();
@@ -48,13 +58,52 @@ pub fn run(args: WorkerArgs) -> Result<ExitCode, Box<dyn Error>> {
             log::warn!("{warning}");
         }
     }
-    let commands = Commands::new(&worker, job, stop);
+    let rehearsal = match args.rehearse {
+        Some(faults) => Some(Rehearsal::begin(faults, &worker)?),
+        None => None,
+    };
+    let commands = Commands::new(&worker, job, stop)
+        .allowing(Allowed::new(args.allow))
+        .rehearsing(rehearsal);
     let end = commands.serve(worker)?;
     log::info!("{} tasks ran here", end.tasks);
     if end.cause == Some(Cause::Error) {
         log::warn!("the ventilator gave up");
     }
     Ok(exit_code(&exit))
+}
+
+/// `--chaos`: the same worker as several processes, whose faults are rehearsed.
+fn rehearse(args: &WorkerArgs, faults: Faults) -> Result<ExitCode, Box<dyn Error>> {
+    let faults = faults.seeded(chaos::random_seed());
+    let crew = Crew::start(slots(args.jobs.jobs, None), faults, args.words())?;
+    let handle = crew.handle();
+    let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();
+    let exits = Arc::clone(&exit);
+    let leaving = handle.clone();
+    let mut ending = Ending::default();
+    signals::listen(move |event| {
+        let order = ending.on(event);
+        *exits.lock().unwrap_or_else(PoisonError::into_inner) = ending.exit_code();
+        match order {
+            Some(Order::PrintStatus) => eprintln!("procession worker: chaos: {}", leaving.done()),
+            // As each of them takes it: first and second.
+            Some(_) => leaving.end(Signal::TERM),
+            None => {}
+        }
+    })?;
+    let ended_well = crew.join();
+    eprintln!(
+        "procession worker: chaos: {} (seed {})",
+        handle.done(),
+        faults.seed()
+    );
+    let code = exit_code(&exit);
+    Ok(if ended_well {
+        code
+    } else {
+        code.merge(ExitCode::Error)
+    })
 }
 
 fn exit_code(exit: &Mutex<Option<ExitCode>>) -> ExitCode {

@@ -7,12 +7,12 @@ mod joining;
 pub(in crate::hub) mod lane;
 
 use crate::hub::outside::{Instant, poll};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 pub(crate) use inbox::{Assigned, Shared, Want};
-use inbox::{Out, ROUND};
+use inbox::{Doom, Out, ROUND};
 
 use self::lane::Lane;
 use super::dial::{Dial, Need, say_malformed};
@@ -23,7 +23,7 @@ use crate::keys::KeyPair;
 use crate::wire::access::Credentials;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::frame::{
-    self, Again, Credit, Goodbye, Heartbeat, Message, PeerId, Pill, RunId, TaskId, kind,
+    self, Again, Credit, Goodbye, Heartbeat, Message, Obituaries, PeerId, Pill, RunId, TaskId, kind,
 };
 
 /// What a consumer needs to know.
@@ -88,6 +88,11 @@ impl Ready {
 }
 
 impl Consumer {
+    /// The ventilator's interval.
+    pub(crate) const fn heartbeat(&self) -> Duration {
+        self.heartbeat
+    }
+
     /// Works until the pill, until told to leave, or until the ventilator is lost.
     pub(crate) fn run(mut self) -> Result<Ended> {
         let outcome = self.serve();
@@ -164,6 +169,7 @@ impl Consumer {
         }
         self.read_slots();
         self.read_orders();
+        self.rehearse()?;
         if ready.outbox.1 && self.outbox.link_lost() {
             // Not at once: who refuses a connection would be asked without pause.
             self.link_retry = Some(Instant::now() + Duration::from_millis(100));
@@ -205,6 +211,14 @@ impl Consumer {
                 self.shared.kill();
             }
             Message::Goodbye(_) => self.goodbye_heard = true,
+            Message::Doomed(doomed) if doomed.run == self.run => {
+                *self
+                    .shared
+                    .doom
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Doom::Known;
+                self.shared.doom_known.notify_all();
+            }
             Message::Refused(refused) => {
                 self.dial
                     .refused(refused.why, refused.again, self.heartbeat)?;
@@ -248,14 +262,24 @@ impl Consumer {
         for result in finished {
             self.outbox.add(result);
         }
-        for (id, attempt, exit, signal) in again {
+        for failed in again {
+            let (id, attempt) = (failed.id, failed.attempt);
+            // The ventilator knows of the others.
+            if let Some(obituary) = failed.obituaries.last() {
+                self.send(frame::encode(&Obituaries {
+                    kind: kind::OBITUARIES,
+                    run: self.run,
+                    peer: 0,
+                    tasks: vec![(id, attempt, vec![obituary.clone()])],
+                }));
+            }
             let again = Again {
                 kind: kind::AGAIN,
                 run: self.run,
                 id,
                 attempt,
-                exit,
-                signal,
+                exit: failed.exit,
+                signal: failed.signal,
             };
             self.send(frame::encode(&again));
         }
@@ -284,6 +308,44 @@ impl Consumer {
             self.shared.inbox().ended = true;
             self.shared.ready.notify_all();
         }
+    }
+
+    /// Announces that this process is about to be killed, and drops its connections, when that is asked for.
+    fn rehearse(&mut self) -> Result<()> {
+        if self.run == 0 || self.dial.is_greeting() {
+            return Ok(());
+        }
+        let say = {
+            let mut doom = self
+                .shared
+                .doom
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let say = *doom == Doom::ToBeSaid;
+            if say {
+                *doom = Doom::Said;
+            }
+            say
+        };
+        if say {
+            let doomed = Heartbeat {
+                kind: kind::DOOMED,
+                run: self.run,
+                ack: 0,
+            };
+            self.send(frame::encode(&doomed));
+        }
+        if self.shared.cut.swap(false, Ordering::AcqRel)
+            && self.pill.is_none()
+            && self.goodbye_at.is_none()
+        {
+            self.lane = None;
+            self.outbox.socket = None;
+            self.link_retry = Some(Instant::now());
+            self.dial.reopen()?;
+            self.hello();
+        }
+        Ok(())
     }
 
     // ---- time and the end ----

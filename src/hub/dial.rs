@@ -391,13 +391,19 @@ impl Dial {
         if !(unanswered || lost || unheard) {
             return Ok(Need::Nothing);
         }
-        // A new socket, so that nothing said to the old connection comes late.
-        self.open()?;
-        self.connected = false;
+        self.reopen()?;
         Ok(match self.keyless {
             Some(_) => Need::Nothing,
             None => Need::Hello,
         })
+    }
+
+    /// A new socket, so that nothing said to the old connection comes late.
+    pub(crate) fn reopen(&mut self) -> Result<()> {
+        self.open()?;
+        self.connected = false;
+        self.link_lost = false;
+        Ok(())
     }
 
     /// There are keys now, and there were none; or others, while it is not connected: who listened is gone, and somebody else is there.

@@ -4,7 +4,7 @@
 use crate::hub::outside::{Instant, Socket, poll};
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use rustc_hash::FxHashMap;
 use super::dial::{Dial, Need, say_malformed};
 use super::hand_over;
 use super::host::{host_name, machine_id};
-use super::outbox::cost;
+use super::outbox::{cost, weight};
 use crate::error::{Error, Result};
+use crate::obituary::Obituary;
 use crate::wire::access::{Credentials, Server};
 use crate::wire::body::{Arriving, Body};
 use crate::wire::endpoint::{Endpoint, Transport};
@@ -45,6 +46,8 @@ pub(crate) struct Arrived {
     /// There is no value: the body is an error's text.
     pub(crate) error: bool,
     pub(crate) link: u32,
+    /// How the task's attempts ended that failed.
+    pub(crate) obituaries: Vec<Obituary>,
     /// What it counts against its sender's window.
     pub(crate) cost: u64,
 }
@@ -72,6 +75,8 @@ pub(crate) struct Shared {
     kept: Mutex<KeptBox>,
     waker: Waker,
     leave: AtomicBool,
+    /// How many results were dropped that were there already.
+    doubles: AtomicU64,
     /// Whether the run shall end with us, and why.
     end: AtomicBool,
     why: Mutex<String>,
@@ -175,6 +180,11 @@ impl Shared {
         self.leave();
     }
 
+    /// How many results were dropped because the task had one already.
+    pub(crate) fn doubles(&self) -> u64 {
+        self.doubles.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn leave(&self) {
         self.leave.store(true, Ordering::Release);
         self.waker.wake();
@@ -198,6 +208,8 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     pub(crate) ordered: bool,
     pub(crate) deliver: Option<Deliver>,
+    /// The run that it goes on with; 0: any.
+    pub(crate) run: RunId,
 }
 
 /// What the ventilator said at the welcome.
@@ -227,6 +239,8 @@ pub(crate) struct Gather {
     kept: IdSet,
     /// By worker and its link, so that what comes late by a lost one is not mixed with what is sent again.
     parts: FxHashMap<(PeerId, u32, TaskId, u32), Arriving>,
+    /// How attempts at tasks ended whose results come next.
+    obituaries: FxHashMap<(PeerId, TaskId, u32), Vec<Obituary>>,
     absorbed: FxHashMap<(PeerId, u32), u64>,
     last_sent: Instant,
     /// When acknowledgements went out last, and whether some wait for their turn.
@@ -249,6 +263,7 @@ impl Gather {
             kept: Mutex::default(),
             waker,
             leave: AtomicBool::new(false),
+            doubles: AtomicU64::new(0),
             end: AtomicBool::new(false),
             why: Mutex::default(),
         });
@@ -269,13 +284,14 @@ impl Gather {
             endpoints,
             acks: None,
             dir,
-            run: 0,
+            run: settings.run,
             heartbeat: Duration::from_secs(1),
             unconfirmed: VecDeque::new(),
             number: 0,
             seen: IdSet::new(),
             kept: IdSet::new(),
             parts: FxHashMap::default(),
+            obituaries: FxHashMap::default(),
             absorbed: FxHashMap::default(),
             last_sent: Instant::now(),
             acked_at: Instant::now(),
@@ -557,6 +573,11 @@ impl Gather {
                         .or_default()
                         .add(part.offset, &part.bytes);
                 }
+                Ok(Message::Obituaries(of)) if of.run == self.run => {
+                    for (id, attempt, obituaries) in of.tasks {
+                        self.obituaries.insert((of.peer, id, attempt), obituaries);
+                    }
+                }
                 Ok(other) => log::debug!("ignored among results: {other:?}"),
                 Err(error) => log::warn!("sink: ignored a result: {error}"),
             }
@@ -603,12 +624,19 @@ impl Gather {
             Place::Error(text) => (text.len(), true),
             _ => (0, false),
         };
-        let cost = cost(inline);
+        let obituaries = match self.obituaries.is_empty() {
+            true => Vec::new(),
+            false => (self.obituaries)
+                .remove(&(worker, entry.id, entry.attempt))
+                .unwrap_or_default(),
+        };
+        let cost = cost(inline) + weight(&obituaries);
         let parts = match entry.place {
             Place::Parts(_) => self.parts.remove(&(worker, link, entry.id, entry.attempt)),
             _ => None,
         };
         if self.seen.contains(entry.id) {
+            self.shared.doubles.fetch_add(1, Ordering::Relaxed);
             *again.absorbed.entry((worker, link)).or_default() += cost;
             if self.kept.contains(entry.id) {
                 // A double of what was kept: its worker must learn that, or it would keep it for ever.
@@ -661,6 +689,7 @@ impl Gather {
             body,
             error,
             link,
+            obituaries,
             cost,
         });
     }

@@ -11,6 +11,7 @@ mod ending;
 mod heartbeat;
 #[cfg(test)]
 mod invariants;
+mod journal;
 mod links;
 mod members;
 mod sink;
@@ -33,12 +34,16 @@ use super::intake::Intake;
 use super::lane::Lane;
 use super::ledger::Ledger;
 use super::limits::{Door, Limits};
+use super::obituaries::Obituaries;
 use super::outbox::Outbox;
 use crate::error::{Error, Result};
+use crate::journal::{Journal, Past};
+use crate::obituary::OomKills;
 use crate::wire::access::{Listening, Server};
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{PeerId, QueueInfo, RunId, TaskId};
+use crate::wire::id_set::IdSet;
 use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::socket::Kind;
 use crate::wire::wake::Waker;
@@ -72,6 +77,10 @@ pub(crate) struct Settings {
     /// How it listens by TCP; plain without.
     pub(crate) listening: Option<Arc<Listening>>,
     pub(crate) limits: Limits,
+    /// What is written down, and what was before.
+    pub(crate) journal: Option<(Journal, Past)>,
+    /// Tasks of these numbers have results of an earlier run, so many of which failed.
+    pub(crate) done_before: (IdSet, u64),
 }
 
 /// Makes the result of a task that is given up: of its id, of what was put in, and of the reason.
@@ -98,6 +107,20 @@ struct Peer {
     absorbed: Option<(u32, u64)>,
     /// When it was told of acknowledgements last.
     relayed: Instant,
+    /// It has said that it is about to be killed by somebody who means no task in it.
+    doomed: bool,
+    /// Those whom the kernel kills where it runs, and how many they were when it came.
+    oom_kills: OomKills,
+    oom_before: u64,
+}
+
+/// A worker that died.
+struct Dead {
+    id: PeerId,
+    pid: u32,
+    host: String,
+    /// The kernel killed in its cgroup for want of memory while it was here.
+    out_of_memory: bool,
 }
 
 struct SinkPeer {
@@ -112,7 +135,9 @@ struct SinkPeer {
     acks: Socket,
     address: Endpoint,
     up: bool,
+    /// The last of its acknowledgements that has taken effect, and the last that has come.
     number: u64,
+    received: u64,
     last_heard: Instant,
     last_sent: Instant,
     goodbye: bool,
@@ -148,7 +173,9 @@ pub(crate) struct Host {
     /// Since when tasks wait in the intake.
     intake_since: Option<Instant>,
     /// Process and host of those who died since decisions were carried out last.
-    died: Vec<(PeerId, u32, String)>,
+    died: Vec<Dead>,
+    /// How attempts at unfinished tasks have ended so far.
+    obituaries: Obituaries,
     alone_since: Instant,
     sinkless_since: Instant,
     error: Option<Error>,
@@ -157,6 +184,8 @@ pub(crate) struct Host {
     /// Since when a queue's creator has left, and how many items it left behind.
     left_at: Option<Instant>,
     dropped: u64,
+    /// What waits until it is written down.
+    unwritten: journal::Unwritten,
 }
 
 impl Host {
@@ -189,6 +218,7 @@ impl Host {
         let door = Door::new(settings.limits);
         let mut ledger = Ledger::new();
         ledger.set_deaths(settings.deaths);
+        let (unwritten, resumed) = journal::Unwritten::start(&mut settings, &mut ledger, &waker)?;
         let mut host = Self {
             settings,
             control,
@@ -202,7 +232,7 @@ impl Host {
             routes: HashMap::new(),
             sink: None,
             absorbed: FxHashMap::default(),
-            had_sink: false,
+            had_sink: resumed,
             had_worker: false,
             verdicts: Outbox::new(run, 0),
             started: now,
@@ -214,6 +244,7 @@ impl Host {
             held_back: false,
             intake_since: None,
             died: Vec::new(),
+            obituaries: Obituaries::default(),
             alone_since: now,
             sinkless_since: now,
             error: None,
@@ -221,6 +252,7 @@ impl Host {
             members: queue.map(members::Members::new),
             left_at: None,
             dropped: 0,
+            unwritten,
         };
         if queue.is_some() {
             host.bind_puts()?;
@@ -240,6 +272,7 @@ impl Host {
     /// Runs until all is done or stopped.
     pub(crate) fn run(mut self) -> Result<Summary> {
         let outcome = self.serve();
+        self.unwritten.close();
         self.intake.close();
         self.publish();
         if let Err(error) = outcome {
@@ -306,6 +339,7 @@ impl Host {
             if ready.iter().any(|&(_, link)| link) {
                 self.read_links();
             }
+            self.apply_written();
             self.read_intake();
             self.drop_waiting();
             self.ledger.set_clock(self.now());
@@ -335,7 +369,10 @@ impl Host {
         if self.members.is_some() || self.ledger.has_ended() || self.ledger.is_halted() {
             return;
         }
-        let room = self.ledger.room();
+        if self.awaits_holders() {
+            return;
+        }
+        let room = self.ledger.room().saturating_sub(self.unwritten.put);
         // A small group is left to grow while everybody has something to do, but not for long.
         let starving = self.ledger.is_starving();
         let waited = self
@@ -347,14 +384,18 @@ impl Host {
             false => None,
         };
         let tries = self.settings.tries;
+        let mut fresh = Vec::new();
         for task in tasks {
-            if task.alone {
+            if let Some(known) = task.known {
+                self.put_known(task.body, known, &mut fresh);
+            } else if task.alone {
                 self.ledger.put_alone(task.body, tries);
             } else {
                 self.ledger.put(task.body, tries);
             }
         }
-        if ended {
+        self.put_when_written(fresh);
+        if ended && self.unwritten.put == 0 {
             self.ledger.end();
         }
     }

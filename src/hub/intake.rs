@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use crate::journal::Entry as Known;
 use crate::wire::body::Body;
 use crate::wire::wake::Waker;
 
@@ -17,6 +18,8 @@ pub(crate) struct Intake {
 #[derive(Debug, Default)]
 struct State {
     tasks: Vec<Entry>,
+    /// What the journal says of each of them; empty without one.
+    known: Vec<Known>,
     /// The bytes of small bodies, one after the other: one allocation for many, and a count of references that only the host's
     /// thread touches.
     bytes: Vec<u8>,
@@ -48,6 +51,8 @@ enum Entry {
 pub(crate) struct Fresh {
     pub(crate) body: Body,
     pub(crate) alone: bool,
+    /// What the journal says of it.
+    pub(crate) known: Option<Known>,
 }
 
 /// Bodies up to this size are gathered, in bytes.
@@ -70,8 +75,9 @@ impl Intake {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a task, waiting for room; gives it back when the host takes no more.
-    pub(crate) fn put(&self, body: Body) -> Result<(), Body> {
+    /// Puts a task, waiting for room; gives it back when the host takes no more. `known` is what the journal says of it: all tasks of
+    /// a run have that, or none.
+    pub(crate) fn put(&self, body: Body, known: Option<Known>) -> Result<(), Body> {
         let mut state = self.state();
         while state.room == 0 && !state.closed {
             if !state.tasks.is_empty() && std::mem::take(&mut state.hungry) {
@@ -87,6 +93,7 @@ impl Intake {
             return Err(body);
         }
         state.push(body);
+        state.known.extend(known);
         self.wake_if_due(&mut state);
         Ok(())
     }
@@ -138,6 +145,7 @@ impl Intake {
             return (Vec::new(), false);
         }
         let entries = std::mem::take(&mut state.tasks);
+        let known = std::mem::take(&mut state.known);
         let capacity = state.bytes.capacity().min(SHARED * 16);
         let bytes = std::mem::replace(&mut state.bytes, Vec::with_capacity(capacity));
         let had_none = state.room == 0;
@@ -147,7 +155,11 @@ impl Intake {
         }
         let ended = state.ended;
         drop(state);
-        (bodies(entries, &bytes), ended)
+        let mut tasks = bodies(entries, &bytes);
+        for (task, known) in tasks.iter_mut().zip(known) {
+            task.known = Some(known);
+        }
+        (tasks, ended)
     }
 
     /// Whether [`put`](Self::put) would not wait.
@@ -185,12 +197,21 @@ fn bodies(entries: Vec<Entry>, mut bytes: &[u8]) -> Vec<Fresh> {
                 bodies.push(Fresh {
                     body: Body::Memory(shared.split_to(len)),
                     alone: false,
+                    known: None,
                 });
                 bytes = &bytes[len..];
                 left -= len;
             }
-            Entry::Whole(body) => bodies.push(Fresh { body, alone: false }),
-            Entry::Alone(body) => bodies.push(Fresh { body, alone: true }),
+            Entry::Whole(body) => bodies.push(Fresh {
+                body,
+                alone: false,
+                known: None,
+            }),
+            Entry::Alone(body) => bodies.push(Fresh {
+                body,
+                alone: true,
+                known: None,
+            }),
         }
     }
     bodies

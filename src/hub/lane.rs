@@ -13,7 +13,9 @@ use crate::hub::outside::Socket;
 use crate::wire::access::Server;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
-use crate::wire::frame::{Batch, INLINE, PART_SIZE, Part, Place, RunId, TaskId, encode_part};
+use crate::wire::frame::{
+    self, Batch, INLINE, Obituaries, PART_SIZE, Part, Place, RunId, TaskId, encode_part,
+};
 use crate::wire::same_host;
 use crate::wire::socket::{Kind, LinkEvent};
 
@@ -30,6 +32,8 @@ pub(crate) struct Lane {
     /// The consumer was told that what it has is the last for now.
     pub(crate) told_last: bool,
     queue: VecDeque<Leased>,
+    /// How earlier attempts at tasks of the queue ended, encoded; they go before all of it.
+    obituaries: Vec<Vec<u8>>,
     handed_over: HandedOver,
     /// Bytes of parts that went out, and that may.
     bytes: u64,
@@ -104,6 +108,7 @@ impl Lane {
             unbound: false,
             told_last: false,
             queue: VecDeque::new(),
+            obituaries: Vec::new(),
             handed_over: HandedOver::default(),
             bytes: 0,
             bytes_limit: 0,
@@ -168,6 +173,11 @@ impl Lane {
         });
     }
 
+    /// Says beforehand how earlier attempts at a task ended.
+    pub(crate) fn announce(&mut self, obituaries: Obituaries) {
+        self.obituaries.push(frame::encode(&obituaries));
+    }
+
     /// Tasks that have not gone out need not be asked back.
     pub(crate) fn withdraw(&mut self, ids: &[(TaskId, u32)]) -> Vec<(TaskId, u32)> {
         let mut withdrawn = Vec::new();
@@ -184,6 +194,11 @@ impl Lane {
     /// Sends what can be sent; the tasks whose bodies cannot be read any more.
     pub(crate) fn flush(&mut self, run: RunId) -> Vec<Unreadable> {
         let mut unreadable = Vec::new();
+        if self.up {
+            for obituaries in self.obituaries.drain(..) {
+                self.socket.send(obituaries);
+            }
+        }
         let mut batch = self.batch(run);
         while self.up && !self.queue.is_empty() {
             match self.step(&mut batch, run) {

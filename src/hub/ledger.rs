@@ -20,6 +20,7 @@ pub(super) mod invariants;
 mod leases;
 mod membership;
 mod results;
+mod resumed;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -73,6 +74,19 @@ pub enum Action {
     },
 }
 
+/// An attempt at a task that had started when its consumer died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutShort {
+    /// The task.
+    pub id: TaskId,
+    /// The attempt.
+    pub attempt: u32,
+    /// The consumer.
+    pub consumer: PeerId,
+    /// How long it had had the task.
+    pub held: Time,
+}
+
 /// Why a consumer is no longer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
@@ -98,6 +112,8 @@ struct Task {
     deaths_near: u8,
     deaths_alone: u8,
     suspect: bool,
+    /// When it was leased last.
+    since: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +148,12 @@ pub struct Ledger {
     pub(super) consumers: FxHashMap<PeerId, Consumer>,
     acked: IdSet,
     next_id: TaskId,
+    /// The highest number put so far.
+    highest: TaskId,
+    /// Numbers below the next one may stand for tasks that an earlier life of the run knew and this one has not read yet.
+    resumed: bool,
+    /// Such tasks that a consumer says it holds.
+    claims: FxHashMap<TaskId, (PeerId, u32)>,
     memory: u64,
     /// The largest body in memory so far.
     largest: u64,
@@ -149,6 +171,7 @@ pub struct Ledger {
     items_taken: u64,
     items_done: u64,
     pub(super) actions: Vec<Action>,
+    cut_short: Vec<CutShort>,
 }
 
 impl Default for Ledger {
@@ -169,6 +192,9 @@ impl Ledger {
             consumers: FxHashMap::default(),
             acked: IdSet::new(),
             next_id: 1,
+            highest: 0,
+            resumed: false,
+            claims: FxHashMap::default(),
             memory: 0,
             largest: 0,
             deaths: DEATHS_ALONE,
@@ -182,6 +208,7 @@ impl Ledger {
             items_taken: 0,
             items_done: 0,
             actions: Vec::new(),
+            cut_short: Vec::new(),
         }
     }
 
@@ -208,7 +235,13 @@ impl Ledger {
 
     fn add(&mut self, body: Body, tries: u32, items: u32) -> TaskId {
         let id = self.next_id;
-        self.next_id += 1;
+        self.add_as(id, body, tries, items);
+        id
+    }
+
+    fn add_as(&mut self, id: TaskId, body: Body, tries: u32, items: u32) {
+        self.next_id = self.next_id.max(id.saturating_add(1));
+        self.highest = self.highest.max(id);
         self.memory += body.in_memory() as u64;
         self.largest = self.largest.max(body.in_memory() as u64);
         self.tasks.insert(
@@ -225,9 +258,9 @@ impl Ledger {
                 deaths_near: 0,
                 deaths_alone: 0,
                 suspect: false,
+                since: Time::ZERO,
             },
         );
-        id
     }
 
     /// How many tasks more may be put now: enough to use all credit, and no more than may be unfinished.
@@ -242,7 +275,13 @@ impl Ledger {
             return 0;
         }
         let unfinished = if self.ordered {
-            self.next_id - self.acked.first_missing(1)
+            let lowest = self.acked.first_missing(1);
+            if self.is_unread(lowest) {
+                // It must be read before anything else can end, wherever it stands in the input now.
+                0
+            } else {
+                (self.highest + 1).saturating_sub(lowest)
+            }
         } else {
             self.tasks.len() as u64
         };
@@ -320,6 +359,11 @@ impl Ledger {
         std::mem::take(&mut self.actions)
     }
 
+    /// Takes the attempts that ended with their consumers since this was called last.
+    pub fn cut_short(&mut self) -> Vec<CutShort> {
+        std::mem::take(&mut self.cut_short)
+    }
+
     /// A task's body, while the task has no result.
     #[must_use]
     pub fn body(&self, id: TaskId) -> Option<&Body> {
@@ -357,10 +401,14 @@ impl Ledger {
         self.waiting_count
     }
 
-    /// Tasks put.
+    /// Tasks put, in earlier lives of the run too.
     #[must_use]
-    pub const fn put_in_all(&self) -> u64 {
-        self.next_id - 1
+    pub fn put_in_all(&self) -> u64 {
+        if self.resumed {
+            self.acked.len() + self.tasks.len() as u64
+        } else {
+            self.next_id - 1
+        }
     }
 
     /// Tasks leased.
@@ -376,6 +424,12 @@ impl Ledger {
     #[must_use]
     pub const fn is_halted(&self) -> bool {
         self.halted
+    }
+
+    /// How many tries a task has left beyond the present one.
+    #[must_use]
+    pub fn tries_left(&self, id: TaskId) -> u32 {
+        self.tasks.get(id).map_or(0, |task| task.tries_left)
     }
 
     /// The attempt under which a task was leased last.

@@ -47,6 +47,7 @@ pub(crate) mod lane;
 pub mod ledger;
 pub(crate) mod limits;
 pub(crate) mod member;
+mod obituaries;
 pub(crate) mod outbox;
 pub(crate) mod outside;
 #[cfg(test)]

@@ -8,11 +8,13 @@ use super::hand_over::HandedOver;
 use super::lane::read_part;
 use super::task_table::TaskTable;
 use crate::hub::outside::Socket;
+use crate::obituary::Obituary;
 use crate::wire::access::Client;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
-    Batch, INLINE, Part, PeerId, Place, ResultEntry, RunId, TaskId, encode_part,
+    self, Batch, INLINE, Obituaries, Part, PeerId, Place, ResultEntry, RunId, TaskId, encode_part,
+    kind,
 };
 use crate::wire::same_host;
 use crate::wire::socket::{Kind, LinkEvent};
@@ -28,6 +30,8 @@ pub(crate) struct Finished {
     pub(crate) body: Body,
     /// There is no value: the body is an error's text.
     pub(crate) error: bool,
+    /// How the task's attempts ended that failed, this one too if it did.
+    pub(crate) obituaries: Vec<Obituary>,
 }
 
 /// An error's text travels inside its batch, in bytes.
@@ -277,10 +281,20 @@ impl Outbox {
                 micros: result.micros,
                 place,
             };
+            let obituaries = result.obituaries.clone();
             if batch.is_full_for(inline) {
                 let next = Batch::results(self.run, self.peer, self.link);
                 let full = std::mem::replace(&mut batch, next);
                 self.send(full.finish());
+            }
+            if !obituaries.is_empty() {
+                self.sent += weight(&obituaries);
+                self.send(frame::encode(&Obituaries {
+                    kind: kind::OBITUARIES,
+                    run: self.run,
+                    peer: self.peer,
+                    tasks: vec![(id, entry.attempt, obituaries)],
+                }));
             }
             batch.push_result(&entry);
             self.sent += cost(inline);
@@ -312,6 +326,11 @@ impl Outbox {
 /// What a result in a batch counts against the window, in bytes.
 pub(crate) const fn cost(inline: usize) -> u64 {
     inline as u64 + 32
+}
+
+/// What obituaries count against the window, in bytes.
+pub(crate) fn weight(obituaries: &[Obituary]) -> u64 {
+    obituaries.iter().map(Obituary::weight).sum()
 }
 
 /// The endpoint of the sink's that is nearest to how we came ourselves.

@@ -45,6 +45,7 @@ mod worker;
 
 pub use crate::hub::host::Summary;
 pub use crate::hub::limits::Limits;
+pub use crate::journal::{Finished, Journal};
 pub use crate::wire::frame::{PeerState, State};
 pub use poison_pill::Cause;
 pub use sink::{Got, Outcome, Receipt, Sink, SinkBuilder, SinkHandle, TaskError};

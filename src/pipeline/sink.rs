@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 use super::{Cause, random_id};
 use crate::error::{Error, Result};
 use crate::hub::gather::{Arrived, Deliver, Gather, Joined, KeptBox, Settings, Shared, Waited};
+use crate::journal::{Journal, Record};
 use crate::keys::Proof;
+use crate::obituary::Obituary;
 use crate::registry::panics::text_of;
 use crate::wire::access::Means;
 use crate::wire::body::Body;
@@ -53,6 +55,9 @@ pub struct Sink<R: Payload> {
     dir: Option<std::path::PathBuf>,
     /// What an earlier life of this sink had kept.
     before: IdSet,
+    journal: Option<Journal>,
+    /// What could not be recorded, and so is not acknowledged.
+    unrecorded: Option<Error>,
     types: PhantomData<fn() -> R>,
 }
 
@@ -84,6 +89,8 @@ pub struct Outcome<R> {
     pub time: Duration,
     /// The value, or why there is none.
     pub result: std::result::Result<R, TaskError>,
+    /// How attempts at the task ended that failed, the last ones; this one too, if it did.
+    pub obituaries: Vec<Obituary>,
     /// To be given to [`Sink::keep`].
     pub receipt: Receipt,
 }
@@ -97,12 +104,14 @@ impl<R> Outcome<R> {
 }
 
 /// Why a task has no value: a panic's message, an error's text, or that every worker died of it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message}")]
 #[non_exhaustive]
 pub struct TaskError {
     /// The text.
     pub message: String,
+    /// How the task's attempts ended, the last ones.
+    pub obituaries: Vec<Obituary>,
 }
 
 /// The right to acknowledge one result.
@@ -134,9 +143,18 @@ pub struct SinkBuilder {
     ordered: bool,
     by_hand: bool,
     deliver: Option<Deliver>,
+    journal: Option<Journal>,
 }
 
 impl SinkBuilder {
+    /// Writes down which results were kept, before they are acknowledged: a sink that is started again after it was killed gets none
+    /// of them again. See [`Journal`].
+    #[must_use]
+    pub fn journal(mut self, journal: &Journal) -> Self {
+        self.journal = Some(journal.clone());
+        self
+    }
+
     /// Gathers results at this endpoint; by default at one of the same transport as the ventilator's.
     #[must_use]
     pub fn bind(mut self, endpoint: impl Into<String>) -> Self {
@@ -243,6 +261,10 @@ impl SinkBuilder {
                 patience: self.patience,
                 ordered: self.ordered,
                 deliver: self.deliver,
+                run: match &self.journal {
+                    Some(journal) => journal.run()?,
+                    None => 0,
+                },
             },
             |shared, dir| {
                 if let Some(call) = self.on_dial {
@@ -266,7 +288,7 @@ impl SinkBuilder {
             memory: 0,
             spool: None,
         });
-        Ok(Sink {
+        let mut sink = Sink {
             shared,
             thread: Some(thread),
             here: VecDeque::new(),
@@ -280,8 +302,14 @@ impl SinkBuilder {
             joined,
             dir,
             before: IdSet::new(),
+            journal: None,
+            unrecorded: None,
             types: PhantomData,
-        })
+        };
+        if let Some(journal) = self.journal.filter(|_| sink.joined.run != 0) {
+            sink.go_on_with(journal)?;
+        }
+        Ok(sink)
     }
 }
 
@@ -299,6 +327,7 @@ impl Sink<()> {
             ordered: false,
             by_hand: false,
             deliver: None,
+            journal: None,
         }
     }
 }
@@ -341,6 +370,29 @@ impl<R: Payload> Sink<R> {
         &self.joined.acked
     }
 
+    /// What an earlier life of this sink had recorded as kept it acknowledges again, where that is not known.
+    fn go_on_with(&mut self, journal: Journal) -> Result<()> {
+        if journal.run()? == 0 {
+            journal.set_run(self.joined.run)?;
+        }
+        self.before = journal.done().clone();
+        let acked = self.joined.acked.clone();
+        if let Some(turn) = &mut self.turn {
+            for (first, count) in self.before.ranges() {
+                turn.done.insert_range(first, count);
+            }
+        }
+        journal.each_kept(&acked, |kept| {
+            self.mine.push(kept);
+            if self.mine.kept.len() >= 4096 {
+                self.shared.acknowledge(&mut self.mine);
+            }
+        })?;
+        self.shared.acknowledge(&mut self.mine);
+        self.journal = Some(journal);
+        Ok(())
+    }
+
     /// The next result; waits for it. `None` behind the last one.
     ///
     /// # Errors
@@ -380,6 +432,9 @@ impl<R: Payload> Sink<R> {
             self.acknowledge();
         }
         loop {
+            if let Some(error) = self.unrecorded.take() {
+                return Err(error);
+            }
             if let Some(arrived) = self.next_here() {
                 let outcome = self.outcome(arrived);
                 return Ok(Got::Outcome(Box::new(outcome)));
@@ -411,6 +466,9 @@ impl<R: Payload> Sink<R> {
             return Ok(Got::Outcome(Box::new(outcome)));
         }
         self.acknowledge();
+        if let Some(error) = self.unrecorded.take() {
+            return Err(error);
+        }
         if self.pill.is_none() {
             // The loop ended by itself: for a reason.
             self.join()?;
@@ -465,9 +523,13 @@ impl<R: Payload> Sink<R> {
             let text = arrived.body.to_bytes().unwrap_or_default();
             Err(TaskError {
                 message: String::from_utf8_lossy(&text).into_owned(),
+                obituaries: arrived.obituaries.clone(),
             })
         } else {
-            R::from_body(arrived.body).map_err(|message| TaskError { message })
+            R::from_body(arrived.body).map_err(|message| TaskError {
+                message,
+                obituaries: arrived.obituaries.clone(),
+            })
         };
         Outcome {
             id: arrived.id,
@@ -477,6 +539,7 @@ impl<R: Payload> Sink<R> {
             signal: arrived.signal,
             time: Duration::from_micros(arrived.micros),
             result,
+            obituaries: arrived.obituaries,
             receipt,
         }
     }
@@ -508,9 +571,29 @@ impl<R: Payload> Sink<R> {
         }
     }
 
+    /// How many results were dropped here because their tasks had one already: what is run twice is not seen twice.
+    #[must_use]
+    pub fn doubles_dropped(&self) -> u64 {
+        self.shared.doubles()
+    }
+
     /// Sends the acknowledgements of what was kept.
     pub fn acknowledge(&mut self) {
         self.held_since = None;
+        if let Some(journal) = &self.journal
+            && !self.mine.kept.is_empty()
+        {
+            let kept = Record::Kept(std::mem::take(&mut self.mine.kept));
+            match journal.write(std::slice::from_ref(&kept)) {
+                Ok(()) => {
+                    if let Record::Kept(kept) = kept {
+                        self.mine.kept = kept;
+                    }
+                }
+                // Not acknowledged: it comes again to who goes on with the journal.
+                Err(error) => self.unrecorded = Some(error),
+            }
+        }
         self.shared.acknowledge(&mut self.mine);
     }
 
@@ -540,7 +623,8 @@ impl<R: Payload> Sink<R> {
             self.keep(receipt);
         }
         self.acknowledge();
-        self.join()
+        let left = self.join();
+        self.unrecorded.take().map_or(left, Err)
     }
 
     /// A handle that stops the sink from another thread.

@@ -15,12 +15,14 @@ use crate::hub::dial::Dial;
 use crate::hub::host::{GivenUp, Host, Orders, Settings, Summary, host_name};
 use crate::hub::intake::Intake;
 use crate::hub::limits::Limits;
+use crate::journal::{Entry, Journal};
 use crate::keys::{Keys, Proof, Ticket};
 use crate::registry::panics::text_of;
 use crate::wire::access::Means;
 use crate::wire::body::Body;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Message, RunId, State, StatusRequest, kind};
+use crate::wire::id_set::IdSet;
 use crate::wire::payload::Payload;
 use crate::wire::runtime_dir::RuntimeDir;
 use crate::wire::wake::Waker;
@@ -36,6 +38,7 @@ use crate::wire::wake::Waker;
 #[derive(Debug)]
 pub struct Ventilator<T: Payload> {
     intake: Intake,
+    journal: Option<Journal>,
     orders: Arc<Orders>,
     waker: Waker,
     thread: Option<JoinHandle<Result<Summary>>>,
@@ -66,6 +69,8 @@ pub struct VentilatorBuilder {
     private: bool,
     deaths: u8,
     given_up: Option<GivenUp>,
+    journal: Option<Journal>,
+    done_before: (IdSet, u64),
 }
 
 impl VentilatorBuilder {
@@ -180,6 +185,22 @@ impl VentilatorBuilder {
         self
     }
 
+    /// Writes down what is put and what is done, so that the run goes on where it was when the program is started again after it was
+    /// killed: put the same tasks again, and those that have a result are passed over. See [`Journal`].
+    #[must_use]
+    pub fn journal(mut self, journal: &Journal) -> Self {
+        self.journal = Some(journal.clone());
+        self
+    }
+
+    /// The tasks of these numbers have results of an earlier run, `failed` of which failed: the rest is put with
+    /// [`Putter::put_as`]. Not together with a [`journal`](Self::journal), which knows that by itself.
+    #[must_use]
+    pub fn done_before(mut self, tasks: IdSet, failed: u64) -> Self {
+        self.done_before = (tasks, failed);
+        self
+    }
+
     /// A task is reported as failed at the first death of a worker that had started it, and [`Orders::take_verdict`] says who died.
     pub(crate) const fn report_first_death(mut self) -> Self {
         self.deaths = 0;
@@ -207,8 +228,14 @@ impl VentilatorBuilder {
                 ),
             });
         }
-        let run = random_id()?;
-        let dir = RuntimeDir::create(&format!("r{run:016x}"))?;
+        let life = random_id()?;
+        let past = match &self.journal {
+            Some(journal) => Some(journal.begin(life)?),
+            None => None,
+        };
+        let run = past.as_ref().map_or(life, |past| past.run);
+        // Of this life: what is left of an earlier one is removed when it is removed.
+        let dir = RuntimeDir::create(&format!("r{life:016x}"))?;
         let dir_path = dir.path().to_owned();
         let mut binds = Vec::new();
         if self.private {
@@ -238,6 +265,8 @@ impl VentilatorBuilder {
             given_up: self.given_up,
             listening: listening.clone(),
             limits: self.limits,
+            journal: self.journal.clone().zip(past),
+            done_before: self.done_before,
         };
         let (host, endpoints) = Host::bind(
             settings,
@@ -259,6 +288,7 @@ impl VentilatorBuilder {
             .map_err(|error| Error::system("cannot start the ventilator's thread", error))?;
         Ok(Ventilator {
             intake,
+            journal: self.journal,
             orders,
             waker,
             thread: Some(thread),
@@ -297,9 +327,7 @@ impl<T: Payload> Ventilator<T> {
                     why,
                 })?
         };
-        self.intake
-            .put(body)
-            .map_err(|_| Error::Ended("the run takes no more tasks".to_owned()))
+        put(&self.intake, self.journal.as_ref(), body)
     }
 
     /// Puts tasks from another thread, and says there when there are no more.
@@ -307,6 +335,7 @@ impl<T: Payload> Ventilator<T> {
     pub fn putter(&self) -> Putter<T> {
         Putter {
             intake: self.intake.clone(),
+            journal: self.journal.clone(),
             scratch: BytesMut::new(),
             tasks: PhantomData,
         }
@@ -406,6 +435,8 @@ impl Ventilator<()> {
             private: false,
             deaths: crate::hub::ledger::DEATHS_ALONE,
             given_up: None,
+            journal: None,
+            done_before: Default::default(),
         }
     }
 }
@@ -421,10 +452,27 @@ impl<T: Payload> Drop for Ventilator<T> {
     }
 }
 
+/// Puts a task, if the journal does not say that it has its result.
+fn put(intake: &Intake, journal: Option<&Journal>, body: Body) -> Result<()> {
+    let known = match journal {
+        None => None,
+        Some(journal) => match journal.entry(&body)? {
+            Entry::Done => return Ok(()),
+            known => Some(known),
+        },
+    };
+    intake.put(body, known).map_err(|_| no_more())
+}
+
+fn no_more() -> Error {
+    Error::Ended("the run takes no more tasks".to_owned())
+}
+
 /// Puts tasks into a [`Ventilator`] from another thread.
 #[derive(Debug)]
 pub struct Putter<T: Payload> {
     intake: Intake,
+    journal: Option<Journal>,
     scratch: BytesMut,
     tasks: PhantomData<fn(T)>,
 }
@@ -441,9 +489,30 @@ impl<T: Payload> Putter<T> {
                 what: "a task".to_owned(),
                 why,
             })?;
+        put(&self.intake, self.journal.as_ref(), body)
+    }
+
+    /// As [`put`](Self::put), under a number of the program's own: of a task that had it in an earlier run, for instance. One that
+    /// has a result, or was put before, is passed over. All tasks of a run are put so, or none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_as(&mut self, id: u64, task: T) -> Result<()> {
+        if let Some(journal) = &self.journal {
+            return Err(Error::Journal {
+                path: journal.path().to_owned(),
+                why: "it numbers the tasks by itself; use put, or no journal".to_owned(),
+            });
+        }
+        let body = task
+            .into_body(&mut self.scratch)
+            .map_err(|why| Error::Encoding {
+                what: "a task".to_owned(),
+                why,
+            })?;
         self.intake
-            .put(body)
-            .map_err(|_| Error::Ended("the run takes no more tasks".to_owned()))
+            .put(body, Some(Entry::Known(id)))
+            .map_err(|_| no_more())
     }
 
     /// There are no more tasks.

@@ -13,10 +13,13 @@ use serde::de::DeserializeOwned;
 use super::{Cause, random_id};
 use crate::error::{Error, Result};
 use crate::hub::consumer::{Assigned, Consumer, Settings, Shared, Want};
+use crate::hub::host::host_name;
 use crate::hub::outbox::{Finished, error_body};
 use crate::keys::Proof;
+use crate::obituary::{self, Obituary};
 use crate::registry::panics::text_of;
 use crate::wire::access::Means;
+use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::payload::Payload;
 
@@ -181,6 +184,12 @@ impl Worker {
         self.slots
     }
 
+    /// The interval of heartbeats, as the ventilator has it: who is not heard for three of them is taken to be gone.
+    #[must_use]
+    pub const fn heartbeat(&self) -> Duration {
+        self.consumer.heartbeat()
+    }
+
     /// What the ventilator's program said about the run.
     ///
     /// # Errors
@@ -260,6 +269,8 @@ impl Worker {
                 let mine = Slot {
                     shared: Arc::clone(shared),
                     number,
+                    worker: self.peer,
+                    host: host_name(),
                     scratch: BytesMut::new(),
                     last_finish: None,
                     types: PhantomData,
@@ -317,6 +328,19 @@ impl WorkerHandle {
         self.shared.desert();
     }
 
+    /// Tells the ventilator that this process is about to be killed, or its connection cut, by somebody who means no task in it (an
+    /// operator, a scheduler that takes the machine back, a rehearsal): its death will count against no task. Waits until the
+    /// ventilator has heard that; whether it has, within `timeout`.
+    #[must_use]
+    pub fn announce_doom(&self, timeout: Duration) -> bool {
+        self.shared.announce_doom(timeout)
+    }
+
+    /// Drops all connections without a goodbye, as a failing network does; the worker comes back by itself.
+    pub fn cut(&self) {
+        self.shared.cut();
+    }
+
     /// How many tasks have run here.
     #[must_use]
     pub fn ran(&self) -> u64 {
@@ -328,6 +352,8 @@ impl WorkerHandle {
 pub struct Slot<T: Payload, R: Payload> {
     shared: Arc<Shared>,
     number: u32,
+    worker: u64,
+    host: String,
     scratch: BytesMut,
     last_finish: Option<Instant>,
     types: PhantomData<fn(T) -> R>,
@@ -391,6 +417,10 @@ pub struct Answer<R> {
     pub exit: i32,
     /// The signal that ended it; 0 for none.
     pub signal: i32,
+    /// What else is known of how it failed. Task, attempt and worker need not be filled in.
+    pub obituary: Option<Box<Obituary>>,
+    /// It would be the same each time: a failure is not tried again, however many tries are left.
+    pub is_final: bool,
 }
 
 impl<R> Answer<R> {
@@ -401,6 +431,8 @@ impl<R> Answer<R> {
             value: Ok(value),
             exit: 0,
             signal: 0,
+            obituary: None,
+            is_final: false,
         }
     }
 
@@ -411,6 +443,8 @@ impl<R> Answer<R> {
             value: Err(text.into()),
             exit: 1,
             signal: 0,
+            obituary: None,
+            is_final: false,
         }
     }
 }
@@ -458,6 +492,8 @@ impl<T: Payload, R: Payload> Slot<T, R> {
         Self {
             shared: Arc::clone(&self.shared),
             number: self.number,
+            worker: self.worker,
+            host: self.host.clone(),
             scratch: BytesMut::new(),
             last_finish: None,
             types: PhantomData,
@@ -500,6 +536,8 @@ impl<T: Payload, R: Payload> Slot<T, R> {
             value,
             mut exit,
             signal,
+            obituary,
+            is_final,
         } = answer;
         let encoded = value.and_then(|value| value.into_body(&mut self.scratch));
         let error = encoded.is_err();
@@ -513,8 +551,30 @@ impl<T: Payload, R: Payload> Slot<T, R> {
             id,
             attempt,
             tries_left,
+            mut obituaries,
             ..
         } = lease.assigned;
+        if exit != 0 || signal != 0 {
+            let mut own = obituary.map_or_else(Obituary::default, |own| *own);
+            if own.pid == 0 {
+                own.pid = std::process::id();
+            }
+            if own.seconds == 0.0 {
+                own.seconds = time.as_secs_f64();
+            }
+            if let (true, Body::Memory(text)) = (error && own.cause.is_empty(), &body) {
+                own.cause = String::from_utf8_lossy(text).into_owned();
+            }
+            let own = Obituary {
+                attempt,
+                host: self.host.clone(),
+                worker: self.worker,
+                exit,
+                signal,
+                ..own
+            };
+            obituary::add(&mut obituaries, own);
+        }
         let finished = Finished {
             id,
             attempt,
@@ -523,8 +583,9 @@ impl<T: Payload, R: Payload> Slot<T, R> {
             micros: time.as_micros() as u64,
             body,
             error,
+            obituaries,
         };
-        (finished, tries_left)
+        (finished, if is_final { 0 } else { tries_left })
     }
 
     /// The loop of [`Worker::run`]: tasks in groups of about a millisecond.

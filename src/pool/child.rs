@@ -351,6 +351,8 @@ fn answer(entries: Entries, exit: i32) -> Answer<Body> {
             value: Ok(body),
             exit,
             signal: 0,
+            obituary: None,
+            is_final: false,
         },
         Err(error) => Answer::failed(format!("there is no room for its value: {error}")),
     }

@@ -52,7 +52,7 @@ impl fmt::Display for ProcessEnd {
 }
 
 /// `SIGKILL` for 9.
-fn signal_name(number: i32) -> String {
+pub(crate) fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(
         |_| format!("signal {number}"),
         |signal| signal.as_str().to_owned(),

@@ -103,6 +103,8 @@ impl Inner {
             tries: 1,
             deaths: DEATHS_ALONE,
             given_up: None,
+            journal: None,
+            done_before: Default::default(),
             queue: Some(plan.info),
             listening,
             limits: plan.limits,

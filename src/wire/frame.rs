@@ -13,6 +13,7 @@ mod ack;
 mod batch;
 mod control;
 mod greeting;
+mod obituary;
 mod place;
 mod queue;
 mod state;
@@ -26,6 +27,7 @@ pub use ack::{Ack, Kept};
 pub use batch::{Batch, Part, ResultEntry, Results, TaskEntry, Tasks, encode_part};
 pub use control::{Again, Credit, Done, Goodbye, Heartbeat, Pill, SinkAt, TaskList};
 pub use greeting::{Hello, Refused, Role, Welcome};
+pub use obituary::Obituaries;
 pub use place::Place;
 pub use queue::{Ask, Confirm, Confirmed, Items, ItemsEntry, Put, PutEntry, QueueInfo, Room, Want};
 pub use state::{PeerState, State, StatusRequest};
@@ -96,6 +98,8 @@ pub mod kind {
     pub const SHUTDOWN: u8 = 29;
     pub const DROP: u8 = 30;
     pub const ANSWER: u8 = 31;
+    pub const OBITUARIES: u8 = 32;
+    pub const DOOMED: u8 = 33;
 }
 
 /// Any message.
@@ -131,6 +135,8 @@ pub enum Message {
     /// ASK, JOIN, SHUTDOWN or DROP.
     Ask(Ask),
     Answer(Ask),
+    Obituaries(Obituaries),
+    Doomed(Heartbeat),
     /// A first message of another version: its number.
     OtherVersion(u16),
 }
@@ -199,6 +205,8 @@ pub fn decode(bytes: &Bytes) -> Result<Message, Malformed> {
         kind::CONFIRM => Message::Confirm(whole(bytes)?),
         kind::ASK | kind::JOIN | kind::SHUTDOWN | kind::DROP => Message::Ask(whole(bytes)?),
         kind::ANSWER => Message::Answer(whole(bytes)?),
+        kind::OBITUARIES => Message::Obituaries(whole(bytes)?),
+        kind::DOOMED => Message::Doomed(whole(bytes)?),
         other => return Err(Malformed(format!("kind {other} is not known"))),
     })
 }

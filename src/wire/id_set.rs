@@ -80,6 +80,21 @@ impl IdSet {
         }
     }
 
+    /// Those of `count` ids from `first` that are not in it, as ranges.
+    #[must_use]
+    pub fn missing(&self, first: u64, count: u64) -> Vec<(u64, u64)> {
+        let end = first.saturating_add(count);
+        let mut missing = Vec::new();
+        let mut at = self.first_missing(first);
+        while at < end {
+            let next = self.ranges.range(at..end).next();
+            let until = next.map_or(end, |(&start, _)| start);
+            missing.push((at, until - at));
+            at = self.first_missing(until);
+        }
+        missing
+    }
+
     /// The ranges in order, each as its first id and its length.
     pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.ranges
@@ -134,6 +149,13 @@ mod tests {
                     let missing = (id..).find(|i| !plain.contains(i));
                     prop_assert_eq!(Some(ids.first_missing(id)), missing);
                 }
+                let missing: Vec<u64> = ids
+                    .missing(20, 150)
+                    .into_iter()
+                    .flat_map(|(first, count)| first..first + count)
+                    .collect();
+                let expected: Vec<u64> = (20..170).filter(|id| !plain.contains(id)).collect();
+                prop_assert_eq!(missing, expected);
                 let again: IdSet = ids.ranges().collect();
                 prop_assert_eq!(&again, &ids);
             }

@@ -805,7 +805,8 @@ fn lock_path(path: &std::path::Path) -> std::result::Result<BoundPath, String> {
     {
         return Err(format!("{} is not a directory", parent.display()));
     }
-    for _ in 0..16 {
+    const TIMES: u32 = 16;
+    for time in 1..=TIMES {
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -815,6 +816,11 @@ fn lock_path(path: &std::path::Path) -> std::result::Result<BoundPath, String> {
             .map_err(|error| format!("{}: {error}", lock_path.display()))?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
+            // Who removes what a killed program left holds it for a moment, too.
+            Err(rustix::io::Errno::WOULDBLOCK) if time < TIMES => {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(IN_USE.to_owned());
             }

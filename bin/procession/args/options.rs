@@ -10,6 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 
 use super::quantity::{self, Jobs};
+use crate::chaos::Faults;
 
 /// The ventilator's options: where tasks come from, and how each is tried.
 #[derive(Args, Clone, Debug, PartialEq)]
@@ -84,6 +85,19 @@ pub struct JobsArgs {
     pub jobs: Jobs,
 }
 
+/// Faults that are rehearsed.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct ChaosArgs {
+    /// Rehearse faults on our own workers, for instance kill=2%,stop=1%,cut=1%, and end with a ledger
+    ///
+    /// Each is a percentage of the tasks during which it happens: kill is SIGKILL of the worker and
+    /// counts against no task, stop is SIGSTOP for longer than three heartbeats, cut drops the
+    /// worker's connections. Workers are processes then, -j of them (64 at most). The same seed=N
+    /// means the same faults.
+    #[arg(long, value_name = "FAULTS", value_parser = str::parse::<Faults>)]
+    pub chaos: Option<Faults>,
+}
+
 /// The sink's options: what becomes of results.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct OutputArgs {
@@ -97,7 +111,9 @@ pub struct OutputArgs {
 
     /// Print one JSON object a result
     ///
-    /// Its fields: id, input, exit, signal, attempts, worker, host, start, seconds, stdout, stderr.
+    /// Its fields: id, input, exit, signal, attempts, worker, host, start, seconds, stdout, stderr; and
+    /// failures, how each attempt ended that failed: host, worker, attempt, exit, signal,
+    /// out_of_memory, peak_memory, seconds, and the last lines of its stderr.
     #[arg(long)]
     pub json: bool,
 
@@ -108,6 +124,20 @@ pub struct OutputArgs {
     /// Keep each task's output in files under DIR, in GNU parallel's layout
     #[arg(long, value_name = "DIR", alias = "res")]
     pub results: Option<PathBuf>,
+}
+
+/// What a ventilator, a sink and a `run` take, to go on after a death.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub struct JournalArgs {
+    /// Write down in FILE what is done: killed, and started again with the same command line, it goes on
+    ///
+    /// Finished tasks are known by their content, and not done again. FILE is an SQLite database; remove it to run all again.
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+
+    /// Have the journal, and the output before it, survive a power failure too; waits for the disk
+    #[arg(long, requires = "journal")]
+    pub journal_sync: bool,
 }
 
 /// What every role takes.

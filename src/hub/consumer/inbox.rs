@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::hub::outbox::Finished;
+use crate::obituary::Obituary;
 use crate::wire::body::Body;
 use crate::wire::frame::TaskId;
 use crate::wire::wake::Waker;
@@ -27,6 +28,8 @@ pub(crate) struct Assigned {
     pub(crate) attempt: u32,
     pub(crate) tries_left: u32,
     pub(crate) body: Body,
+    /// How earlier attempts at it ended.
+    pub(crate) obituaries: Vec<Obituary>,
     /// Its place on its lane, from 1, and which lane that was.
     pub(super) seq: u64,
     pub(super) lane: u32,
@@ -47,6 +50,11 @@ pub(crate) struct Shared {
     pub(super) leave: AtomicBool,
     pub(super) kill: AtomicBool,
     pub(super) deserting: AtomicBool,
+    /// Whether this process is about to be killed, and the ventilator knows.
+    pub(super) doom: Mutex<Doom>,
+    pub(super) doom_known: Condvar,
+    /// All connections are to be dropped, as a test of what follows.
+    pub(super) cut: AtomicBool,
     /// The ventilator is in this process: nobody could learn of a death of ours, so starts need not be told at once.
     pub(super) local: bool,
     pub(super) ran: AtomicU64,
@@ -80,10 +88,20 @@ pub(crate) struct Want {
     pub(crate) until_last: bool,
 }
 
+/// An announcement that this process is about to be killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Doom {
+    #[default]
+    None,
+    ToBeSaid,
+    Said,
+    Known,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Out {
     pub(super) finished: Vec<Finished>,
-    pub(super) again: Vec<(TaskId, u32, i32, i32)>,
+    pub(super) again: Vec<Finished>,
     pub(super) returned: Vec<(TaskId, u32)>,
 }
 
@@ -183,8 +201,7 @@ impl Shared {
                     // Killed because we leave, not because nobody wants it: somebody else does it.
                     out.returned.push((result.id, result.attempt));
                 } else if failed && tries_left > 0 && !self.kill.load(Ordering::Relaxed) {
-                    out.again
-                        .push((result.id, result.attempt, result.exit, result.signal));
+                    out.again.push(result);
                 } else {
                     out.finished.push(result);
                 }
@@ -234,6 +251,33 @@ impl Shared {
     pub(crate) fn desert(&self) {
         self.deserting.store(true, Ordering::Release);
         self.kill();
+    }
+
+    /// Tells the ventilator that this process, or its connection, is about to be ended by somebody who means no task in it; whether it
+    /// has heard that.
+    pub(crate) fn announce_doom(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut doom = self.doom.lock().unwrap_or_else(PoisonError::into_inner);
+        *doom = Doom::ToBeSaid;
+        self.waker.wake();
+        while *doom != Doom::Known {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            doom = self
+                .doom_known
+                .wait_timeout(doom, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        true
+    }
+
+    /// Has all connections dropped, without a goodbye.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.waker.wake();
     }
 
     pub(crate) fn kill(&self) {

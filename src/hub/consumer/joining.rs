@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use super::inbox::Shared;
+use super::inbox::{Doom, Shared};
 use super::lane::Lane;
 use super::{Consumer, Ready, Settings};
 use crate::error::{Error, Result};
@@ -35,6 +35,9 @@ impl Consumer {
             leave: AtomicBool::new(false),
             kill: AtomicBool::new(false),
             deserting: AtomicBool::new(false),
+            doom: Mutex::new(Doom::None),
+            doom_known: Condvar::new(),
+            cut: AtomicBool::new(false),
             local: settings.endpoint.transport() == Transport::Inproc,
             ran: AtomicU64::new(0),
         });

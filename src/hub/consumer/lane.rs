@@ -11,6 +11,7 @@ use crate::hub::dial::say_malformed;
 use crate::hub::hand_over;
 use crate::hub::outbox::{Finished, error_body};
 use crate::hub::outside::Socket;
+use crate::obituary::Obituary;
 use crate::wire::access::Client;
 use crate::wire::body::{Arriving, Body, IN_MEMORY};
 use crate::wire::endpoint::{Endpoint, Transport};
@@ -23,6 +24,8 @@ pub(in crate::hub) struct Lane {
     pub(in crate::hub) received: u64,
     /// Bodies that come in parts.
     parts: FxHashMap<(TaskId, u32), Arriving>,
+    /// How earlier attempts at tasks ended that come next.
+    obituaries: FxHashMap<(TaskId, u32), Vec<Obituary>>,
     /// Bytes of parts that went to a temporary file and hold no memory.
     pub(in crate::hub) spilled: u64,
 }
@@ -45,6 +48,7 @@ impl Lane {
             socket,
             received: 0,
             parts: FxHashMap::default(),
+            obituaries: FxHashMap::default(),
             spilled: 0,
         })
     }
@@ -115,12 +119,18 @@ impl Consumer {
                             attempt: entry.attempt,
                             tries_left: entry.tries_left,
                             body,
+                            obituaries: lane.obituaries.remove(&key_of).unwrap_or_default(),
                             seq: lane.received,
                             lane: self.lanes,
                         });
                     }
                 }
                 Ok(Message::Part(part)) if part.run == self.run => lane.add(&part),
+                Ok(Message::Obituaries(of)) if of.run == self.run => {
+                    for (id, attempt, obituaries) in of.tasks {
+                        lane.obituaries.insert((id, attempt), obituaries);
+                    }
+                }
                 Ok(Message::Pill(at_end)) if at_end.run == self.run => pill = Some(at_end),
                 Ok(other) => log::debug!("ignored on a lane: {other:?}"),
                 Err(error) => say_malformed("worker", &error),
@@ -144,6 +154,7 @@ impl Consumer {
                 micros: 0,
                 body: error_body(format!("its input was lost at the worker: {why}")),
                 error: true,
+                obituaries: Vec::new(),
             });
         }
         if !fresh.is_empty() {

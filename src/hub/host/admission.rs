@@ -5,6 +5,7 @@ use crate::hub::outside::Instant;
 use super::{Host, Peer};
 use crate::error::Result;
 use crate::hub::lane::Lane;
+use crate::obituary::OomKills;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{self, Hello, Role, Welcome, kind};
 
@@ -101,6 +102,12 @@ impl Host {
             self.routes.remove(&before.route);
         }
         let slots = hello.slots.clamp(1, 1 << 16);
+        let same_machine = via != Transport::Tcp || hello.machine == self.machine;
+        // Of items nobody dies.
+        let oom_kills = match self.members {
+            None if same_machine => OomKills::of_process(hello.pid),
+            _ => OomKills::default(),
+        };
         let now = self.now();
         self.ledger.join(id, slots, &hello.held, now);
         if self.ledger.is_halted() {
@@ -116,12 +123,15 @@ impl Host {
                 slots,
                 host: hello.host.clone(),
                 pid: hello.pid,
-                same_machine: via != Transport::Tcp || hello.machine == self.machine,
+                same_machine,
                 lane,
                 goodbye: false,
                 last_sent: Instant::now(),
                 absorbed: self.absorbed.get(&id).copied(),
                 relayed: Instant::now(),
+                doomed: false,
+                oom_before: oom_kills.count(),
+                oom_kills,
             },
         );
         Ok(address)

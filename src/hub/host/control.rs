@@ -5,7 +5,8 @@ use crate::hub::outside::Instant;
 use super::{Host, TURN};
 use crate::hub::ledger::Gone;
 use crate::wire::frame::{
-    self, Again, Ask, Confirm, Credit, Goodbye, Heartbeat, Message, Refused, TaskList, Want, kind,
+    self, Again, Ask, Confirm, Credit, Goodbye, Heartbeat, Message, Obituaries, Refused, TaskList,
+    Want, kind,
 };
 
 /// The cause of a run whose output was closed: the number of SIGPIPE.
@@ -69,6 +70,8 @@ impl Host {
         let run = match &message {
             Message::Credit(Credit { run, .. })
             | Message::Heartbeat(Heartbeat { run, .. })
+            | Message::Doomed(Heartbeat { run, .. })
+            | Message::Obituaries(Obituaries { run, .. })
             | Message::Returned(TaskList { run, .. })
             | Message::Again(Again { run, .. })
             | Message::Want(Want { run, .. })
@@ -145,7 +148,23 @@ impl Host {
                 }
             }
             Message::Returned(list) => self.ledger.returned(id, &list.tasks),
-            Message::Again(again) => self.ledger.again(id, again.id, again.attempt),
+            Message::Again(again) => {
+                self.ledger.again(id, again.id, again.attempt);
+                self.record_try(again.id);
+            }
+            Message::Obituaries(of) => {
+                for (task, _, obituaries) in of.tasks {
+                    for obituary in obituaries {
+                        self.bury(task, obituary);
+                    }
+                }
+            }
+            Message::Doomed(doomed) => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.doomed = true;
+                    self.control.send_to(route, frame::encode(&doomed));
+                }
+            }
             Message::Goodbye(_) => {
                 log::info!("worker {id:016x} leaves");
                 self.answer_goodbye(route);

@@ -6,13 +6,44 @@ use super::state::Verdict;
 use super::{HOLD_BACK, Host};
 use crate::hub::ledger::Action;
 use crate::hub::outbox::{Finished, error_body};
-use crate::wire::frame::{self, Done, TaskList, kind};
+use crate::obituary::Obituary;
+use crate::wire::frame::{self, Done, Obituaries, TaskId, TaskList, kind};
 
 /// A group of so many is relayed at once.
 const RELAY: u64 = 512;
 
 impl Host {
+    /// Notes how an attempt ended of a task that is to be tried again.
+    pub(super) fn bury(&mut self, id: TaskId, obituary: Obituary) {
+        // Of what has its result meanwhile, or was never here, nothing is kept.
+        if self.ledger.body(id).is_some() {
+            log::info!("task {id}: {obituary}");
+            self.obituaries.add(id, obituary);
+        }
+    }
+
+    /// Writes the obituaries of what died with its worker.
+    fn bury_the_dead(&mut self) {
+        for attempt in self.ledger.cut_short() {
+            let Some(dead) = self.died.iter().find(|dead| dead.id == attempt.consumer) else {
+                continue;
+            };
+            let obituary = Obituary {
+                attempt: attempt.attempt,
+                host: dead.host.clone(),
+                worker: dead.id,
+                pid: dead.pid,
+                out_of_memory: dead.out_of_memory,
+                seconds: attempt.held.as_secs_f64(),
+                cause: "its worker died".to_owned(),
+                ..Obituary::default()
+            };
+            self.bury(attempt.id, obituary);
+        }
+    }
+
     pub(super) fn act(&mut self) {
+        self.bury_the_dead();
         for action in self.ledger.actions() {
             match action {
                 Action::Lease { to, tasks } => {
@@ -20,6 +51,15 @@ impl Host {
                         continue;
                     };
                     for (id, attempt, tries_left) in tasks {
+                        let obituaries = self.obituaries.of(id);
+                        if !obituaries.is_empty() {
+                            peer.lane.announce(Obituaries {
+                                kind: kind::OBITUARIES,
+                                run: self.settings.run,
+                                peer: 0,
+                                tasks: vec![(id, attempt, obituaries.to_vec())],
+                            });
+                        }
                         if let Some(body) = self.ledger.body(id) {
                             let extra = match self.members {
                                 Some(_) => self.ledger.items(id),
@@ -60,8 +100,8 @@ impl Host {
                     let (pid, host) = self
                         .died
                         .iter()
-                        .find(|(peer, ..)| *peer == consumer)
-                        .map(|(_, pid, host)| (*pid, host.clone()))
+                        .find(|dead| dead.id == consumer)
+                        .map(|dead| (dead.pid, dead.host.clone()))
                         .unwrap_or_default();
                     let who =
                         format!("{consumer:016x} (process {pid} on {host}) in attempt {attempt}");
@@ -100,6 +140,7 @@ impl Host {
             micros: 0,
             body: made.unwrap_or_else(|| error_body(text)),
             error,
+            obituaries: self.obituaries.of(id).to_vec(),
         });
     }
 

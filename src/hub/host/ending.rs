@@ -25,6 +25,8 @@ pub struct Summary {
     pub failed: u64,
     /// Tasks that were put and have no result, because the run was stopped.
     pub unfinished: u64,
+    /// Tasks that an earlier life of the run knew, that have no result, and that were not put again in this one.
+    pub unread: u64,
     /// Leases beyond a task's first: tried again, handed on after a death or a silence.
     pub again: u64,
     /// Why it ended: 0 all done, otherwise the number of the signal that stopped it, or 255 for an error.
@@ -37,7 +39,9 @@ impl Host {
             return self.is_queue_finished(now);
         }
         if self.closing.is_none()
-            && (self.ledger.is_over() || self.error.is_some() || self.abandoned)
+            && ((self.ledger.is_over() && self.unwritten.is_empty())
+                || self.error.is_some()
+                || self.abandoned)
         {
             self.closing = Some(now);
             self.intake.close();
@@ -134,7 +138,8 @@ impl Host {
         Summary {
             done: totals.done,
             failed: totals.failed,
-            unfinished: self.ledger.put_in_all() - totals.done,
+            unfinished: self.ledger.put_in_all().saturating_sub(totals.done),
+            unread: self.ledger.unread(),
             again: totals.again,
             cause: self.cause,
         }

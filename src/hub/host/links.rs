@@ -2,7 +2,7 @@
 
 use crate::hub::outside::Instant;
 
-use super::{Host, Peer};
+use super::{Dead, Host, Peer};
 use crate::hub::lane::Link;
 use crate::hub::ledger::Gone;
 use crate::wire::frame::{PeerId, kind};
@@ -50,8 +50,12 @@ impl Host {
                     }
                 }
                 let has_it = |peer: &Peer| peer.lane.address == lane;
-                if self.peers.get(&id).is_some_and(has_it) {
-                    self.remove(id, Gone::Died);
+                if let Some(peer) = self.peers.get(&id).filter(|peer| has_it(peer)) {
+                    let why = match peer.doomed {
+                        true => Gone::Left,
+                        false => Gone::Died,
+                    };
+                    self.remove(id, why);
                 }
             } else if let Some(peer) = self.peers.get(&id) {
                 let rejoin = self.pill(kind::REJOIN);
@@ -100,13 +104,24 @@ impl Host {
                     peer.pid,
                     peer.host
                 );
+            } else if peer.doomed && self.closing.is_none() {
+                log::info!(
+                    "worker {id:016x} (process {} on {}) was killed, as it had said; its tasks are handed on",
+                    peer.pid,
+                    peer.host
+                );
             } else if why == Gone::Died && self.closing.is_none() {
                 log::warn!(
                     "worker {id:016x} (process {} on {}) died; its tasks are handed on",
                     peer.pid,
                     peer.host
                 );
-                self.died.push((id, peer.pid, peer.host));
+                self.died.push(Dead {
+                    id,
+                    pid: peer.pid,
+                    host: peer.host,
+                    out_of_memory: peer.oom_kills.count() > peer.oom_before,
+                });
             }
         }
         // Items kill nobody, so there is nobody to blame.

@@ -16,7 +16,7 @@ impl Host {
         via: Transport,
         hello: Hello,
     ) {
-        let number = match &self.sink {
+        let (number, received) = match &self.sink {
             Some(sink) if sink.id != hello.peer => {
                 let why = format!(
                     "this run has a sink already: process {} on {}",
@@ -24,8 +24,8 @@ impl Host {
                 );
                 return self.refuse(route, why, true);
             }
-            Some(sink) => sink.number,
-            None => 0,
+            Some(sink) => (sink.number, sink.received),
+            None => (0, 0),
         };
         let bound = Socket::new(Kind::Pull)
             .map(|socket| socket.taking_rings().guarded(self.server()))
@@ -71,6 +71,7 @@ impl Host {
             address: bound.clone(),
             up: via == Transport::Inproc,
             number,
+            received,
             last_heard: now,
             last_sent: now,
             goodbye: false,
@@ -154,6 +155,7 @@ impl Host {
         let Some(sink) = &mut self.sink else {
             return;
         };
+        let mut acks = Vec::new();
         for _ in 0..TURN {
             let Some(bytes) = sink.acks.recv() else {
                 break;
@@ -170,14 +172,10 @@ impl Host {
                     continue;
                 }
             };
-            if ack.number <= sink.number {
+            if ack.number <= sink.received {
                 continue;
             }
-            sink.number = ack.number;
-            for kept in &ack.kept {
-                self.ledger.acknowledge(kept);
-                self.verdicts.done(kept.first, kept.count);
-            }
+            sink.received = ack.number;
             for &(worker, link, bytes) in &ack.absorbed {
                 if worker == 0 {
                     self.verdicts.absorbed(link, bytes);
@@ -190,6 +188,10 @@ impl Host {
                     }
                 }
             }
+            acks.push(ack);
+        }
+        for ack in acks {
+            self.acknowledge_when_written(ack);
         }
     }
 

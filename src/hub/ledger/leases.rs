@@ -29,6 +29,7 @@ impl Ledger {
             rest = task.split_for(count - leased);
             self.waiting_count -= task.weight();
             leased += task.weight();
+            task.since = self.clock;
             tasks.push(consumer.take_on(peer, id, task, false, &mut self.totals));
             if rest.is_some() {
                 break;
@@ -60,6 +61,7 @@ impl Ledger {
             self.waiting_count -= task.weight();
             consumer.apart = true;
             consumer.alone = true;
+            task.since = self.clock;
             let lease = consumer.take_on(peer, id, task, true, &mut self.totals);
             self.actions.push(Action::Lease {
                 to: peer,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 
 use super::results::push_range;
-use super::{Action, Consumer, Gone, Ledger, State, Time};
+use super::{Action, Consumer, CutShort, Gone, Ledger, State, Time};
 use crate::wire::frame::{PeerId, TaskId};
 
 /// A task that was leased at so many deaths, started or not, is a suspect too: the word that it had started may have died
@@ -22,8 +22,13 @@ impl Ledger {
         let before = self.consumers.remove(&peer);
         let done = before.as_ref().map_or(0, |consumer| consumer.done);
         let mut still_held = FxHashSet::default();
+        self.forget_claims(peer);
         for &(id, attempt) in held {
             if !still_held.insert(id) {
+                continue;
+            }
+            if self.is_unread(id) {
+                self.claims.insert(id, (peer, attempt));
                 continue;
             }
             match self.tasks.get_mut(id) {
@@ -137,6 +142,7 @@ impl Ledger {
             .map(|(&peer, _)| peer)
             .collect();
         for &peer in &silent {
+            self.forget_claims(peer);
             if let Some(mut consumer) = self.consumers.remove(&peer) {
                 if !keeps(peer) {
                     self.hand_on(peer, &consumer, Gone::Left, |_, _| true);
@@ -170,6 +176,7 @@ impl Ledger {
 
     /// A consumer is gone for good.
     pub fn gone(&mut self, peer: PeerId, why: Gone) {
+        self.forget_claims(peer);
         if let Some(consumer) = self.consumers.remove(&peer) {
             self.hand_on(peer, &consumer, why, |_, _| true);
         }
@@ -212,6 +219,14 @@ impl Ledger {
                 } else {
                     alone
                 };
+                if alone || seq <= consumer.taken {
+                    self.cut_short.push(CutShort {
+                        id,
+                        attempt: task.attempt,
+                        consumer: peer,
+                        held: self.clock.saturating_sub(task.since),
+                    });
+                }
                 if to_blame && task.deaths_alone >= self.deaths {
                     task.state = State::Condemned;
                     self.actions.push(Action::Condemn {

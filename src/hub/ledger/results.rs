@@ -10,6 +10,17 @@ impl Ledger {
         let mut fresh = 0;
         for id in kept.first..end {
             let Some(task) = self.tasks.remove(id) else {
+                if self.is_unread(id) {
+                    // The input will come to it, and pass it over.
+                    fresh += 1;
+                    self.acked.insert(id);
+                    if let Some((holder, _)) = self.claims.remove(&id)
+                        && holder != kept.worker
+                        && let Some(holder) = self.consumers.get_mut(&holder)
+                    {
+                        push_range(&mut holder.relay, id, 1);
+                    }
+                }
                 continue;
             };
             fresh += 1;

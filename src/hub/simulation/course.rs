@@ -346,6 +346,8 @@ impl Course {
         let intake = Intake::new(waker.clone());
         let settings = host::Settings {
             listening: None,
+            journal: None,
+            done_before: (IdSet::new(), 0),
             // What is refused for its number is a test of its own.
             limits: crate::hub::limits::Limits {
                 peers: usize::MAX,
@@ -451,6 +453,7 @@ impl Course {
         let settings = gather::Settings {
             credentials: crate::wire::access::Credentials::Plain,
             guard: None,
+            run: 0,
             endpoint: Endpoint::Tcp { host, port },
             bind: None,
             tcp_host: None,
@@ -680,7 +683,7 @@ impl Course {
                     false => 16,
                 };
                 run(*of, |run| run.put += 1);
-                let _ = intake.put(body_of(*of, task, len));
+                let _ = intake.put(body_of(*of, task, len), None);
             }
             *ended
         });
@@ -794,6 +797,7 @@ impl Course {
                     && fate(of, task.id, 4 + u64::from(task.attempt)) % 2 == 0;
                 let large_one = large > 0 && fate(of, task.id, 60) % 100 < 10;
                 let finished = Finished {
+                    obituaries: Vec::new(),
                     id: task.id,
                     attempt: task.attempt,
                     exit: i32::from(fails),
