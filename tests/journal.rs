@@ -644,7 +644,7 @@ fn a_programs_own_pipeline_goes_on_with_its_journal() {
             .journal(&journal)
             .connect::<u64>(&endpoint)
             .expect("a sink");
-        for n in 0..1_000 {
+        for n in 0..1_000_u64 {
             ventilator.put(n % 500).expect("a ventilator that takes it");
             if n % 3 == 0 {
                 while let procession::pipeline::Got::Outcome(outcome) =
@@ -663,18 +663,18 @@ fn a_programs_own_pipeline_goes_on_with_its_journal() {
             while let Some(outcome) = sink.get().expect("a sink") {
                 seen.push(outcome.id);
             }
+            drop(sink);
             ventilator.wait().expect("a run that was stopped");
         } else {
             let handle = std::thread::spawn(move || ventilator.finish());
             while let Some(outcome) = sink.get().expect("a sink") {
                 seen.push(outcome.id);
             }
+            drop(sink);
             let summary = handle.join().expect("no panic").expect("a run");
-            eprintln!("{summary:?} seen {} of {:?}", seen.len(), journal);
             assert_eq!((summary.done, summary.unread), (1_000, 0));
             journal.finish(0).expect("a journal");
         }
-        drop(sink);
         let _ = worker.join().expect("no panic");
         // What was given and not asked beyond is not kept: it comes again.
         let kept = Journal::open(&file, "squares");
@@ -684,4 +684,71 @@ fn a_programs_own_pipeline_goes_on_with_its_journal() {
         seen.truncate(journal.done_before() as usize);
     }
     assert_each_once("results", seen, 1..=1_000);
+}
+
+fn resumed(scene: &Scene, input: &str, options: &[&str]) -> common::Ended {
+    scene
+        .procession(["run", "--joblog", "log", "-j1"])
+        .args(options)
+        .arg("echo {} >> ran; [ -e go ] || [ {} != bad ]")
+        .input(input)
+        .run()
+}
+
+#[test]
+fn resume_passes_over_what_the_joblog_has_wherever_it_stands() {
+    let scene = Scene::new();
+    resumed(&scene, "a\nb\nbad\na\n", &[]).assert_code(1);
+    fs::write(scene.path("go"), "").expect("a file");
+    // One a more, and in another order; what failed is done, and counts.
+    let ended = resumed(&scene, "new\nbad\na\na\nb\na\n", &["--resume", "-k"]);
+    ended.assert_code(1);
+    let ran = lines(&scene.path("ran"));
+    assert_eq!(ran, ["a", "b", "bad", "a", "new", "a"]);
+    let seqs = joblog(&scene.path("log")).into_iter().map(|line| line.seq);
+    assert_each_once("numbers", seqs, 1..=6);
+    // And again: nothing is left.
+    resumed(&scene, "new\nbad\na\na\nb\na\n", &["--resume"]).assert_code(1);
+    assert_eq!(lines(&scene.path("ran")).len(), 6);
+    // The failed one, under its number.
+    resumed(&scene, "bad\nnew\n", &["--retry-failed"]).assert_success();
+    assert_eq!(lines(&scene.path("ran"))[6..], ["bad"]);
+    let last = joblog(&scene.path("log")).pop().expect("a line");
+    assert_eq!((last.seq, last.exit), (3, 0));
+    resumed(&scene, "bad\nnew\n", &["--retry-failed"]).assert_success();
+    assert_eq!(lines(&scene.path("ran")).len(), 7);
+}
+
+#[test]
+fn a_joblog_of_another_command_is_refused_and_half_a_line_is_left_out() {
+    let scene = Scene::new();
+    let run = |options: &[&str]| {
+        scene
+            .procession(["run", "--joblog", "log"])
+            .args(options)
+            .input(numbers(3))
+            .run()
+    };
+    run(&["echo", "one"]).assert_success();
+    let before = fs::read(scene.path("log")).expect("a log");
+    let other = run(&["--resume", "echo", "two"]);
+    other.assert_code(255);
+    let said = "line 2 of joblog log is of another command: `echo one";
+    assert!(other.stderr.contains(said), "{}", other.stderr);
+    assert_eq!(fs::read(scene.path("log")).expect("a log"), before);
+    for (options, word) in [
+        (["--resume", "--pipe", "cat"], "--pipe"),
+        (["--resume", "echo", "{%}"], "--journal"),
+    ] {
+        let refused = run(&options);
+        refused.assert_code(255);
+        assert!(refused.stderr.contains(word), "{}", refused.stderr);
+    }
+    fs::write(scene.path("log"), &before[..before.len() - 4]).expect("a cut log");
+    let last = run(&["--resume", "echo", "one"]);
+    last.assert_success();
+    assert!(last.stderr.contains("half-written"), "{}", last.stderr);
+    assert_eq!(last.text().lines().count(), 1);
+    let seqs = joblog(&scene.path("log")).into_iter().map(|line| line.seq);
+    assert_each_once("log", seqs, 1..=3);
 }
