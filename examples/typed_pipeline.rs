@@ -25,7 +25,7 @@ use std::io::Write;
 use std::process::{Child, Command};
 use std::time::Instant;
 
-use procession::pipeline::{Sink, Ventilator, Worker};
+use procession::pipeline::{Journal, Sink, Ventilator, Worker};
 use serde::{Deserialize, Serialize};
 
 /// A task.
@@ -67,13 +67,25 @@ fn convert(reading: Reading) -> Converted {
     }
 }
 
-fn ventilator(endpoint: &str, readings: u64) -> Outcome {
-    let ventilator = Ventilator::<Reading>::bind(endpoint)?;
+/// With a journal it may be killed and started again, and goes on where it was.
+fn ventilator(endpoint: &str, readings: u64, journal: Option<&str>) -> Outcome {
+    let journal = match journal {
+        Some(file) => Some(Journal::open(file, "a year of readings")?),
+        None => None,
+    };
+    let mut builder = Ventilator::<()>::builder(endpoint);
+    if let Some(journal) = &journal {
+        builder = builder.journal(journal);
+    }
+    let ventilator = builder.start::<Reading>()?;
     for number in 0..readings {
         ventilator.put(reading(number))?;
     }
     // Waits until each has its result, then sends the poison pill.
     ventilator.finish()?;
+    if let Some(journal) = journal {
+        journal.finish(0)?;
+    }
     Ok(())
 }
 
@@ -139,21 +151,26 @@ fn sink(endpoint: &str) -> Outcome {
 }
 
 /// This program again, in another role.
-fn start(role: &str, endpoint: &str, readings: u64) -> std::io::Result<Child> {
+fn start(
+    role: &str,
+    endpoint: &str,
+    readings: u64,
+    journal: Option<&str>,
+) -> std::io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args([role, endpoint]);
     if role == "ventilator" {
-        command.arg(readings.to_string());
+        command.arg(readings.to_string()).args(journal);
     }
     command.spawn()
 }
 
-fn all_four(readings: u64) -> Outcome {
+fn all_four(readings: u64, journal: Option<&str>) -> Outcome {
     let folder = tempfile::tempdir()?;
     let endpoint = format!("ipc://{}", folder.path().join("readings").display());
     let mut processes = Vec::new();
     for role in ["sink", "worker", "worker", "ventilator"] {
-        processes.push((role, start(role, &endpoint, readings)?));
+        processes.push((role, start(role, &endpoint, readings, journal)?));
     }
     for (role, mut process) in processes {
         let status = process.wait()?;
@@ -171,12 +188,16 @@ fn main() -> Outcome {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] => all_four(READINGS),
-        ["ventilator", endpoint] => ventilator(endpoint, READINGS),
-        ["ventilator", endpoint, readings] => ventilator(endpoint, readings.parse()?),
+        [] => all_four(READINGS, None),
+        ["ventilator", endpoint] => ventilator(endpoint, READINGS, None),
+        ["ventilator", endpoint, readings] => ventilator(endpoint, readings.parse()?, None),
+        ["ventilator", endpoint, readings, journal] => {
+            ventilator(endpoint, readings.parse()?, Some(journal))
+        }
         ["worker", endpoint] => worker(endpoint),
         ["sink", endpoint] => sink(endpoint),
-        [readings] => all_four(readings.parse()?),
-        _ => Err("usage: typed_pipeline [READINGS | ventilator ENDPOINT [READINGS] | worker ENDPOINT | sink ENDPOINT]".into()),
+        [readings] => all_four(readings.parse()?, None),
+        [readings, journal] => all_four(readings.parse()?, Some(journal)),
+        _ => Err("usage: typed_pipeline [READINGS [JOURNAL] | ventilator ENDPOINT [READINGS [JOURNAL]] | worker ENDPOINT | sink ENDPOINT]".into()),
     }
 }

@@ -44,9 +44,9 @@ use crate::wire::id_set::IdSet;
 ///         break;
 ///     }
 ///     let endpoint = "inproc://journal";
-///     let ventilator = Ventilator::<u64>::builder(endpoint).journal(&journal).start()?;
+///     let ventilator = Ventilator::<()>::builder(endpoint).journal(&journal).start::<u64>()?;
 ///     let worker = thread::spawn(move || Worker::connect(endpoint)?.run(|n: u64| n * n));
-///     let sink = Sink::<u64>::builder().journal(&journal).connect(endpoint)?;
+///     let sink = Sink::<()>::builder().journal(&journal).connect::<u64>(endpoint)?;
 ///     let gather = thread::spawn(move || sink.map(|outcome| outcome.map(|o| o.id)).collect::<Vec<_>>());
 ///     for n in [2, 3, 4] {
 ///         ventilator.put(n)?;

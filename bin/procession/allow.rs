@@ -120,7 +120,6 @@ mod tests {
             "./gzip",
             "/tmp/gzip",
             "bin/gzip",
-            "/opt/jobs/",
             "/opt/jobs/../../bin/sh",
             "/opt/jobs/sub/a",
             "/opt/jobs/./a",
@@ -128,9 +127,6 @@ mod tests {
             "opt/jobs/a",
             "/opt/jobs/..",
         ] {
-            if no == "/opt/jobs/" {
-                continue;
-            }
             assert!(!some.permits(OsStr::new(no)), "{no}");
         }
         assert!(!some.permits(OsStr::from_bytes(b"/opt/jobs/\xff")));

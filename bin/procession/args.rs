@@ -117,6 +117,14 @@ pub struct RunArgs {
     #[command(flatten, next_help_heading = "Going on after a death")]
     pub journal: JournalArgs,
 
+    /// Pass over the tasks that are in the joblog, known by command and value, wherever they stand in the input
+    #[arg(long, requires = "joblog", conflicts_with_all = ["journal", "pipe", "filter"], help_heading = "Going on after a death")]
+    pub resume: bool,
+
+    /// As --resume, and run again those that failed
+    #[arg(long, requires = "joblog", conflicts_with_all = ["journal", "pipe", "filter"], alias = "resume-failed", help_heading = "Going on after a death")]
+    pub retry_failed: bool,
+
     #[command(flatten, next_help_heading = "All roles")]
     pub common: CommonArgs,
 }

@@ -17,6 +17,7 @@ use crate::commands;
 use crate::exit_code::ExitCode;
 use crate::input::{Input, Source};
 use crate::progress::Snapshot;
+use crate::resume::Resume;
 
 /// The cause of a run that its input ended: an error.
 const ERROR: u8 = 255;
@@ -215,6 +216,7 @@ pub fn start(
     mut input: Input,
     mut putter: Putter<Body>,
     handle: VentilatorHandle,
+    mut resume: Option<Resume>,
 ) -> io::Result<Reading> {
     let reading = Reading::default();
     let shared = Arc::clone(&reading.shared);
@@ -230,7 +232,7 @@ pub fn start(
             while let Some(task) = input.next() {
                 match task {
                     Ok(body) => {
-                        match putter.put(body) {
+                        match put(&mut putter, resume.as_mut(), body) {
                             Ok(()) => {}
                             Err(procession::Error::Ended(_)) => return,
                             Err(error) => {
@@ -254,6 +256,24 @@ pub fn start(
             putter.end();
         })?;
     Ok(reading)
+}
+
+/// Puts a task, unless a joblog says that it is done.
+fn put(
+    putter: &mut Putter<Body>,
+    resume: Option<&mut Resume>,
+    task: Body,
+) -> procession::Result<()> {
+    let Some(resume) = resume else {
+        return putter.put(task);
+    };
+    let number = resume
+        .number(&task)
+        .map_err(|error| procession::Error::system("cannot read a task", error))?;
+    match number {
+        Some(number) => putter.put_as(number, task),
+        None => Ok(()),
+    }
 }
 
 /// Whether a run ended because nobody reads the sink's output any more, of which not a word is to be said.

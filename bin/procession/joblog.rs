@@ -59,6 +59,9 @@ impl Joblog {
         let mut log = Self::open(path)?;
         if let Some(len) = log.len {
             let kept = if append { log.whole_lines(len)? } else { 0 };
+            if append && kept < len {
+                log.say_cut();
+            }
             log.cut(kept)?;
             if let Some(run) = run {
                 log.write_note(run, kept);
@@ -89,10 +92,7 @@ impl Joblog {
                     .read_lines(from, &mut kept)
                     .map_err(|error| log.explain(error))?;
                 if whole < len {
-                    log::warn!(
-                        "joblog {}: its last line is half-written and is left out",
-                        path.display()
-                    );
+                    log.say_cut();
                 }
                 log.cut(whole)?;
                 log.note = Some(note);
@@ -242,6 +242,13 @@ impl Joblog {
             self.pending.extend_from_slice(HEADER);
         }
         self.flush()
+    }
+
+    fn say_cut(&self) {
+        log::warn!(
+            "joblog {}: its last line is half-written and is left out",
+            self.path.display()
+        );
     }
 
     fn cut(&mut self, len: u64) -> io::Result<()> {

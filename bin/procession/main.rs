@@ -27,6 +27,7 @@ mod output;
 mod process_group;
 mod progress;
 mod results;
+mod resume;
 mod run;
 mod signals;
 mod sink;

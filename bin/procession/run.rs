@@ -8,12 +8,14 @@ use procession::pipeline::{Journal, Sink, Ventilator, Worker};
 
 use crate::access;
 use crate::args::RunArgs;
+use crate::args::options::OutputArgs;
 use crate::args::quantity::Jobs;
 use crate::chaos::{Ledger, Meeting};
 use crate::commands::Commands;
 use crate::exit_code::ExitCode;
 use crate::journal::{self, Opened};
 use crate::output::{Gathered, Keeping, Output};
+use crate::resume::Resume;
 use crate::stop::{Level, Stop};
 use crate::{feed, sink, ventilator, worker};
 
@@ -43,6 +45,16 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(meeting) = &rehearsal {
         builder = builder.bind_also(meeting.endpoint());
     }
+    let resume = match &args.output.joblog {
+        Some(log) if args.resume || args.retry_failed => {
+            Some(Resume::read(&log.path, &job, args.retry_failed)?)
+        }
+        _ => None,
+    };
+    if let Some(resume) = &resume {
+        let (done, failed) = resume.done();
+        builder = builder.done_before(done, failed);
+    }
     if let Some(bind) = &args.bind {
         feed::between_processes(bind)?;
         builder = builder.bind_also(bind);
@@ -67,7 +79,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
         restartable: journal.is_some(),
         sync: args.journal.journal_sync,
     };
-    let mut output = Output::open(args.output.clone(), &mut sink, keeping)?;
+    let mut output = Output::open(output_args(&args), &mut sink, keeping)?;
 
     // With --bind, -j0 leaves the work to others.
     let local = args.bind.is_none() || args.jobs.jobs != Jobs::Unlimited;
@@ -95,7 +107,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let (Some(guardian), Some(meeting)) = (&guardian, &rehearsal) {
         guardian.remove_on_death(meeting.folder());
     }
-    let reading = feed::start(input, ventilator.putter(), handle.clone())?;
+    let reading = feed::start(input, ventilator.putter(), handle.clone(), resume)?;
     let watching = ventilator::watch(args.common.bar, handle.clone(), reading.clone());
 
     let gathered = output.gather(&mut sink, |_| {});
@@ -145,6 +157,15 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     };
     journal::finish(journal.as_ref(), &summary, code)?;
     Ok(code)
+}
+
+/// With --resume the log goes on behind what is there.
+fn output_args(args: &RunArgs) -> OutputArgs {
+    let mut output = args.output.clone();
+    if let Some(log) = &mut output.joblog {
+        log.append |= args.resume || args.retry_failed;
+    }
+    output
 }
 
 /// The sink listens where workers from elsewhere can reach it as well.

@@ -45,7 +45,7 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
     let guardian = guard(&ventilator);
     let handle = ventilator.handle();
     listen(handle.clone(), None)?;
-    let reading = feed::start(input, ventilator.putter(), handle.clone())?;
+    let reading = feed::start(input, ventilator.putter(), handle.clone(), None)?;
     let watching = watch(args.common.bar, handle, reading.clone());
     let summary = ventilator.wait();
     watching.stop();

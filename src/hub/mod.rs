@@ -7,6 +7,7 @@
 //! | `ledger/membership` | consumers that join, fall silent, are gone; what becomes of what they held |
 //! | `ledger/leases` | leases given, asked back, handed back, tried again |
 //! | `ledger/results` | results that were kept, and whom to tell |
+//! | `ledger/resumed` | a run that goes on after its ventilator was gone |
 //! | `task_table` | its tasks by id |
 //! | [`deal`] | who gets how many of the tasks that wait, and from whom some are taken back (pure) |
 //! | `intake` | where a program puts tasks, and waits while there are enough |
@@ -16,6 +17,7 @@
 //! | `host/sink` | the run's sink: where it is, what it has kept, that it is gone |
 //! | `host/links` | links that come and go |
 //! | `host/dispatch` | leases, revocations and acknowledgements on their way out |
+//! | `host/journal` | what is recorded, and what waits until it is |
 //! | `host/heartbeat` | heartbeats, silence, patience |
 //! | `host/state` | what other threads tell the host, and what it shows them |
 //! | `host/ending` | when a run is over, and how it ended |

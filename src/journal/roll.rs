@@ -41,7 +41,8 @@ impl Roll {
                 self.next_page(pages)?;
             }
             match self.page.get(self.at) {
-                None => return Ok(None),
+                // From now on what is put is new, and what is recorded from now on is this life's own.
+                None => self.rest = Some(FxHashMap::default()),
                 Some(expected) if expected == digest => {
                     self.at += 1;
                     return Ok(Some(self.before + self.at as u64));
@@ -123,6 +124,24 @@ mod tests {
                 prop_assert_eq!(roll.call(&[*digest; 16], &mut pages), Ok(expected));
             }
         }
+    }
+
+    #[test]
+    fn what_this_life_records_is_not_called() {
+        let mut pages = Recorded(vec![1, 2]);
+        let mut roll = Roll::default();
+        let mut calls = Vec::new();
+        for digest in [1, 2, 3, 4, 3] {
+            let known = roll.call(&[digest; 16], &mut pages);
+            if known == Ok(None) {
+                pages.0.push(digest);
+            }
+            calls.push(known);
+        }
+        assert_eq!(
+            calls,
+            [Ok(Some(1)), Ok(Some(2)), Ok(None), Ok(None), Ok(None)]
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The journal's file: SQLite in WAL mode, held by one connection for as long as it is open.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
@@ -64,6 +64,9 @@ impl Store {
     pub(super) fn open(path: &Path, what: &str) -> Result<Self, Error> {
         let failed = |error: rusqlite::Error| explain(path, &error);
         let mut db = Connection::open(path).map_err(failed)?;
+        // Whoever was killed just now may still be ending.
+        db.busy_timeout(Duration::from_millis(300))
+            .map_err(failed)?;
         // Before anything is read: from then on nobody else can open it, and no memory needs to be shared.
         db.pragma_update(None, "locking_mode", "EXCLUSIVE")
             .map_err(failed)?;
@@ -422,7 +425,3 @@ fn explain(path: &Path, failed: &rusqlite::Error) -> Error {
     };
     error(path, why)
 }
-
-#[cfg(test)]
-#[path = "store_tests.rs"]
-mod tests;

@@ -81,6 +81,9 @@ fn what_is_not_typed_has_its_default() {
         limits: LimitArgs::default(),
         bind: None,
         advertise: None,
+        journal: JournalArgs::default(),
+        resume: false,
+        retry_failed: false,
         input: InputArgs {
             command: strings(&["true"]),
             values: None,
@@ -93,6 +96,7 @@ fn what_is_not_typed_has_its_default() {
             timeout: None,
             will_cite: false,
         },
+        chaos: ChaosArgs { chaos: None },
         jobs: JobsArgs {
             jobs: Jobs::Percent(100.0),
         },
@@ -148,6 +152,9 @@ fn run_has_every_option() {
         "+log",
         "--results",
         "out",
+        "--journal",
+        "j",
+        "--journal-sync",
         "--bar",
         "--patience",
         "5",
@@ -167,6 +174,12 @@ fn run_has_every_option() {
         limits: LimitArgs::default(),
         bind: Some("tcp://127.0.0.1:5557".into()),
         advertise: Some("me".into()),
+        journal: JournalArgs {
+            journal: Some("j".into()),
+            journal_sync: true,
+        },
+        resume: false,
+        retry_failed: false,
         input: InputArgs {
             command: strings(&["wc", "-l"]),
             values: None,
@@ -183,6 +196,7 @@ fn run_has_every_option() {
             timeout: Some(Duration::from_millis(1_500)),
             will_cite: true,
         },
+        chaos: ChaosArgs { chaos: None },
         jobs: JobsArgs {
             jobs: Jobs::Plus(2),
         },

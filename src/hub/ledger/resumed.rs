@@ -86,3 +86,89 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Action, Gone};
+    use super::*;
+    use crate::wire::frame::Kept;
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn resumed() -> Ledger {
+        let mut ledger = Ledger::new();
+        let totals = Totals {
+            done: 2,
+            ..Totals::default()
+        };
+        ledger.resume([(1, 2)].into_iter().collect(), 6, totals);
+        ledger
+    }
+
+    fn kept(id: TaskId) -> Kept {
+        Kept {
+            first: id,
+            count: 1,
+            attempt: 1,
+            worker: 7,
+            exit: 0,
+            signal: 0,
+            micros: 1,
+        }
+    }
+
+    #[test]
+    fn a_task_that_a_worker_holds_is_leased_to_it_alone() {
+        let mut ledger = resumed();
+        ledger.join(7, 1, &[(3, 2)], NOW);
+        ledger.join(8, 1, &[], NOW);
+        ledger.credit(8, 10, 1 << 20, 0, 0);
+        for id in 1..=4 {
+            assert_eq!(ledger.put_as(id, Body::from("x"), 1, 1), id > 2);
+        }
+        ledger.deal();
+        let leased: Vec<Action> = ledger.actions();
+        assert_eq!(
+            leased,
+            [Action::Lease {
+                to: 8,
+                tasks: vec![(4, 2, 0)]
+            }]
+        );
+        assert_eq!((ledger.attempt(3), ledger.unread()), (2, 1));
+        // Until it is gone.
+        ledger.gone(7, Gone::Left);
+        assert_eq!(ledger.waiting(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_before_it_is_read_is_passed_over() {
+        let mut ledger = resumed();
+        ledger.join(7, 1, &[(3, 1)], NOW);
+        ledger.acknowledge(&kept(3));
+        ledger.acknowledge(&kept(3));
+        assert_eq!((ledger.totals().done, ledger.unread()), (3, 2));
+        assert!(!ledger.put_as(3, Body::from("x"), 1, 0));
+        for id in [5, 4] {
+            assert!(ledger.put_as(id, Body::from("x"), 1, 0));
+            ledger.acknowledge(&kept(id));
+        }
+        ledger.end();
+        assert!(ledger.is_over() && ledger.unread() == 0);
+        assert_eq!(
+            (ledger.put_in_all(), ledger.put(Body::from("new"), 1)),
+            (5, 6)
+        );
+    }
+
+    #[test]
+    fn under_keep_order_the_input_is_read_until_the_lowest_has_come() {
+        let mut ledger = Ledger::new();
+        ledger.resume(IdSet::new(), 3 * super::super::WINDOW, Totals::default());
+        ledger.set_ordered(true);
+        ledger.put_as(3 * super::super::WINDOW - 1, Body::from("last"), 1, 0);
+        assert!(ledger.room() > 0);
+    }
+}
