@@ -287,7 +287,7 @@ fn remove(files: Vec<OsString>) {
 
 /// Locks of sockets, by their paths, of programs that are gone.
 #[derive(Default)]
-struct Locks(HashMap<OsString, File>);
+struct Locks(HashMap<OsString, Option<File>>);
 
 impl Locks {
     /// Takes the lock of a socket, or one that is named itself, where there is one; `false` where a living process has it.
@@ -296,16 +296,21 @@ impl Locks {
         if Path::new(file).extension() != Some(OsStr::new("lock")) {
             lock.push(".lock");
         }
-        if self.0.contains_key(&lock) {
-            return true;
+        if let Some(held) = self.0.get(&lock) {
+            return held.is_some();
         }
         let Ok(opened) = File::open(&lock) else {
             return true;
         };
-        let free = flock(&opened, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if free {
-            self.0.insert(lock, opened);
-        }
+        // The life pipe may close a moment before the program's other files do.
+        let free = (0..50).any(|_| {
+            let free = flock(&opened, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if !free {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            free
+        });
+        self.0.insert(lock, free.then_some(opened));
         free
     }
 }
