@@ -98,6 +98,9 @@ pub(in crate::hub) fn look_at(host: &Host) {
     }
 }
 
+/// What a sink was told at its welcome, once it was.
+type Welcomed = Rc<RefCell<Option<(Joined, Arc<gather::Shared>)>>>;
+
 enum Program {
     Ventilator {
         intake: Intake,
@@ -116,7 +119,7 @@ enum Program {
         run: RunId,
     },
     Sink {
-        joined: Rc<RefCell<Option<(Joined, Arc<gather::Shared>)>>>,
+        joined: Welcomed,
         /// Whether it has told what its log had before it came.
         told: bool,
         run: RunId,
@@ -794,7 +797,7 @@ impl Course {
             .into_iter()
             .map(|task| {
                 let fails = fate(of, task.id, 3) % 100 < flaky
-                    && fate(of, task.id, 4 + u64::from(task.attempt)) % 2 == 0;
+                    && fate(of, task.id, 4 + u64::from(task.attempt)).is_multiple_of(2);
                 let large_one = large > 0 && fate(of, task.id, 60) % 100 < 10;
                 let finished = Finished {
                     obituaries: Vec::new(),
