@@ -293,6 +293,19 @@ fn mechanism(port: u16) -> Option<String> {
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
+/// Somebody says what is no greeting, or one of an old version, and goes away.
+fn disturb(port: u16) {
+    let old = [0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 1, 5];
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &old, &[0; 100]] {
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+            let _ = stream.write_all(bytes);
+            // It hangs up, or is hung up on.
+            let _ = stream.set_read_timeout(Some(Duration::from_millis(20)));
+            let _ = stream.read(&mut [0; 64]);
+        }
+    }
+}
+
 /// The TCP ports at which a process listens.
 fn ports(pid: u32) -> Vec<u16> {
     let sockets: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
@@ -347,6 +360,7 @@ fn every_tcp_socket_of_a_run_is_encrypted() {
     // Several times, as whoever connects and goes away must not pass for the peer that is there.
     for port in theirs.into_iter().chain(its).cycle().take(30) {
         assert_eq!(mechanism(port).as_deref(), Some("CURVE"), "port {port}");
+        disturb(port);
     }
     drop(ventilator.stdin.take());
     for role in [ventilator, sink, worker] {
@@ -369,6 +383,7 @@ fn a_connection_outlives_strangers_at_its_port() -> procession::Result<()> {
     assert!(ports.len() >= 2, "{ports:?}");
     for port in ports.into_iter().cycle().take(20) {
         assert!(mechanism(port).is_some(), "port {port}");
+        disturb(port);
         here.send(&7)?;
         assert_eq!(there.recv()?, 7);
         there.send(&8)?;

@@ -315,11 +315,14 @@ impl Locks {
     }
 }
 
-/// Removes the sockets in a folder and the locks beside them: lanes come and go too often to be told of one by one.
+/// Removes the sockets in a folder, the locks beside them, and the keys for ports: lanes come and go too often to be told of one by one.
 fn remove_sockets(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-        if is_socket || entry.path().extension() == Some(OsStr::new("lock")) {
+        let is_lock = entry.path().extension() == Some(OsStr::new("lock"));
+        // What lets others find the keys of who listens.
+        let is_ticket = entry.file_name().as_encoded_bytes().starts_with(b"port-");
+        if is_socket || is_lock || is_ticket {
             let _ = std::fs::remove_file(entry.path());
         }
     }

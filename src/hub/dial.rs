@@ -96,7 +96,10 @@ impl Dial {
             Now::Plain => None,
             Now::With(client) => Some(client),
             Now::NotYet => {
+                self.client = None;
                 self.keyless = self.keyless.or_else(|| Some(Instant::now()));
+                // Nobody of this user's is there, so it is as if nobody was.
+                self.failed = true;
                 self.socket = socket;
                 return Ok(());
             }
@@ -232,6 +235,7 @@ impl Dial {
                     log::trace!("{}: no connection yet", self.endpoint);
                 }
                 // libzmq does not try again after these.
+                LinkEvent::TurnedAway if self.is_keyless_or_outdated() => {}
                 LinkEvent::TurnedAway => return Err(self.turned_away()),
                 LinkEvent::OneSided => return Err(self.one_sided()),
                 LinkEvent::Foreign(why) => {
@@ -416,7 +420,7 @@ impl Dial {
             (Now::NotYet, _) => false,
             (Now::Plain, client) => client.is_some(),
             (Now::With(_), None) => true,
-            (Now::With(now), Some(then)) => now.server() != then.server(),
+            (Now::With(now), Some(then)) => now != *then,
         }
     }
 }

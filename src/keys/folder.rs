@@ -155,32 +155,31 @@ impl Keys {
 
     fn pair(&self, name: &str) -> Result<KeyPair> {
         let path = self.dir.join(format!("{name}.key_secret"));
-        check(
+        let text = read(
             &path,
             0o077,
             "let others read or write it, and it is a secret",
         )?;
-        let text = zeroize::Zeroizing::new(read(&path)?);
         certificate::read_pair(&text).map_err(|why| bad(&path, why))
     }
 
-    /// Whose key this is, by the name of its file in `clients`; `None` when it may not join. What cannot be read lets nobody in, and is
-    /// said.
-    pub(crate) fn name_of(&self, key: PublicKey) -> Option<String> {
-        let clients = self
-            .clients()
-            .inspect_err(|error| log::warn!("{error}"))
-            .ok()?;
-        clients
-            .into_iter()
-            .find_map(|path| match read_public(&path) {
-                Ok(found) if found == key => Some(path.file_stem()?.to_string_lossy().into_owned()),
-                Ok(_) => None,
-                Err(error) => {
-                    log::warn!("{error}");
-                    None
+    /// Whose key this is, by the name of its file in `clients`; `None` when it may not join.
+    ///
+    /// # Errors
+    /// When it is not found, and not all files could be read: it may be in one of these.
+    pub(crate) fn name_of(&self, key: PublicKey) -> Result<Option<String>> {
+        let mut unread = None;
+        for path in self.clients()? {
+            match read_public(&path) {
+                Ok(found) if found == key => {
+                    let name = path.file_stem().unwrap_or_default();
+                    return Ok(Some(name.to_string_lossy().into_owned()));
                 }
-            })
+                Ok(_) => {}
+                Err(error) => unread = Some(error),
+            }
+        }
+        unread.map_or(Ok(None), Err)
     }
 
     /// The files of those that may join.
@@ -202,28 +201,52 @@ impl Keys {
 }
 
 fn read_public(path: &Path) -> Result<PublicKey> {
-    check(path, 0o022, "let others write it")?;
-    certificate::read_public(&read(path)?).map_err(|why| bad(path, why))
+    let text = read(path, 0o022, "let others write it")?;
+    certificate::read_public(&text).map_err(|why| bad(path, why))
 }
 
 /// No certificate is longer, in bytes.
 const LONGEST: u64 = 64 << 10;
 
-pub(super) fn read(path: &Path) -> Result<String> {
+/// The text of a file that belongs to this user and has none of the modes in `refused`. What is looked at is what is read, whatever happens to the
+/// name meanwhile.
+pub(super) fn read(path: &Path, refused: u32, why: &str) -> Result<zeroize::Zeroizing<String>> {
     use std::io::Read;
-    let mut text = String::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(LONGEST).read_to_string(&mut text))
+    let file = fs::OpenOptions::new()
+        .read(true)
+        // A pipe of somebody's would be waited for.
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .map_err(|error| unreadable(path, &error))?;
+    let found = file.metadata().map_err(|error| bad(path, error))?;
+    judge(path, &found, refused, why)?;
+    if !found.is_file() {
+        return Err(bad(path, "it is not a file"));
+    }
+    let mut text = zeroize::Zeroizing::new(String::new());
+    file.take(LONGEST)
+        .read_to_string(&mut text)
         .map_err(|error| bad(path, error))?;
     Ok(text)
 }
 
-/// Belongs to this user, and has none of the modes in `refused`.
-pub(super) fn check(path: &Path, refused: u32, why: &str) -> Result<()> {
-    let found = fs::metadata(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => bad(path, "it is not there; procession keygen DIR makes keys, and this file is to be copied from the host that made it"),
+fn unreadable(path: &Path, error: &std::io::Error) -> crate::error::Error {
+    match error.kind() {
+        ErrorKind::NotFound => bad(
+            path,
+            "it is not there; procession keygen DIR makes keys, and this file is to be copied from the host that made it",
+        ),
         _ => bad(path, error),
-    })?;
+    }
+}
+
+/// Belongs to this user, and has none of the modes in `refused`.
+fn check(path: &Path, refused: u32, why: &str) -> Result<()> {
+    let found = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    judge(path, &found, refused, why)
+}
+
+fn judge(path: &Path, found: &fs::Metadata, refused: u32, why: &str) -> Result<()> {
     let uid = rustix::process::geteuid().as_raw();
     if found.uid() != uid && found.uid() != 0 {
         return Err(bad(

@@ -64,20 +64,19 @@ impl Ticket {
         ))
     }
 
-    /// Writes it to a new file of mode 0600, or over an old one that has that mode.
+    /// Writes it to a file of mode 0600, in place of one that is there.
     ///
     /// # Errors
-    /// When that cannot be written, or others can read what is there.
+    /// When that cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let line = Zeroizing::new(format!("{}\n", self.to_line().as_str()));
         // Whole or not at all: a worker may look for it at any time.
         let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".{}", std::process::id()));
+        beside.push(format!(".{:016x}", crate::pipeline::random_id()?));
         let beside = std::path::PathBuf::from(beside);
         if path.exists() && !path.is_file() {
             return Err(super::bad(path, "it is not a file"));
         }
-        let _ = std::fs::remove_file(&beside);
         folder::write(&beside, &line)?;
         std::fs::rename(&beside, path).map_err(|error| super::bad(path, error))
     }
@@ -87,12 +86,11 @@ impl Ticket {
     /// # Errors
     /// When it is not there, others can read it, or it is no ticket.
     pub fn read(path: &Path) -> Result<Self> {
-        folder::check(
+        let text = folder::read(
             path,
             0o077,
             "let others read or write it, and it is a secret",
         )?;
-        let text = Zeroizing::new(folder::read(path)?);
         text.parse().map_err(|why| super::bad(path, why))
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::random_id;
 use crate::error::{Error, Result};
-use crate::hub::dial::Dial;
+use crate::hub::dial::{Dial, Need};
 use crate::hub::host::{GivenUp, Host, Orders, Settings, Summary, host_name};
 use crate::hub::intake::Intake;
 use crate::hub::limits::Limits;
@@ -576,11 +576,12 @@ fn ask(endpoint: &str, patience: Duration, means: &Means) -> Result<State> {
     let credentials = means.to_dial(&endpoint)?;
     let mut dial = Dial::new("status", &endpoint, credentials, patience)?;
     let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
-    dial.greeted(frame::encode(&StatusRequest {
+    let request = frame::encode(&StatusRequest {
         kind: kind::STATUS,
         magic: frame::MAGIC.to_owned(),
         version: frame::VERSION,
-    }));
+    });
+    dial.greeted(request.clone());
     let asked = Instant::now();
     loop {
         poll(&[&dial.socket], &waker, Duration::from_millis(50))?;
@@ -600,7 +601,9 @@ fn ask(endpoint: &str, patience: Duration, means: &Means) -> Result<State> {
         }
         if asked.elapsed() > patience {
             dial.last_heard = asked;
-            dial.tick(Duration::from_secs(1))?;
+        }
+        if dial.tick(Duration::from_secs(1))? == Need::Hello {
+            dial.greeted(request.clone());
         }
     }
 }

@@ -35,21 +35,33 @@ pub(crate) struct Guests {
 
 impl Guests {
     /// The name of who has this key, if it is let in.
-    pub(crate) fn name_of(&self, key: PublicKey) -> Option<String> {
+    ///
+    /// # Errors
+    /// When the list cannot be read now.
+    pub(crate) fn name_of(&self, key: PublicKey) -> Result<Option<String>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let name = known.iter().find(|(known, _)| *known == key);
         match name {
-            Some((_, name)) => Some((*name).to_owned()),
+            Some((_, name)) => Ok(Some((*name).to_owned())),
             None => {
                 drop(known);
-                self.keys.as_ref()?.name_of(key)
+                let named = self.keys.as_ref().map(|keys| keys.name_of(key));
+                named.unwrap_or(Ok(None))
             }
         }
     }
 
+    /// Nobody is let in, yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keys.is_none() && known.is_empty()
+    }
+
     pub(crate) fn let_in(&self, key: PublicKey, name: &'static str) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.push((key, name));
+        if !known.contains(&(key, name)) {
+            known.push((key, name));
+        }
     }
 }
 
@@ -89,6 +101,12 @@ impl Server {
 pub(crate) struct Client {
     server: PublicKey,
     pair: KeyPair,
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.server == other.server && self.pair.public() == other.pair.public()
+    }
 }
 
 impl Client {
@@ -212,14 +230,16 @@ impl Means {
             return Ok(Credentials::Have(Arc::new(ticket.into())));
         }
         let here = endpoint.is_this_machine();
-        match self.keys()? {
+        let keys = match self.keys()? {
+            Some(keys) => Some(Arc::new(Self::client(&keys)?)),
+            None => None,
+        };
+        match keys {
+            Some(client) if !here => Ok(Credentials::Have(client)),
             // Who is found by the port is this user's in any case.
-            Some(keys) if here && by_port::find(endpoint).is_none() => {
-                Ok(Credentials::Have(Arc::new(Self::client(&keys)?)))
-            }
-            Some(keys) if !here => Ok(Credentials::Have(Arc::new(Self::client(&keys)?))),
-            _ if here => Ok(Credentials::ByPort {
+            client if here => Ok(Credentials::ByPort {
                 insecure: self.insecure,
+                client,
             }),
             _ if self.insecure => Ok(Credentials::Plain),
             _ => Err(Error::ConnectBeyondLoopback {
@@ -293,6 +313,8 @@ pub(crate) enum Credentials {
     ByPort {
         /// It is allowed.
         insecure: bool,
+        /// With these keys, if nothing is there.
+        client: Option<Arc<Client>>,
     },
 }
 
@@ -311,10 +333,11 @@ impl Credentials {
         match self {
             Self::Plain => Now::Plain,
             Self::Have(client) => Now::With(Arc::clone(client)),
-            Self::ByPort { insecure } => match by_port::find(endpoint) {
-                Some(ticket) => Now::With(Arc::new((&ticket).into())),
-                None if *insecure => Now::Plain,
-                None => Now::NotYet,
+            Self::ByPort { insecure, client } => match (by_port::find(endpoint), client) {
+                (Some(ticket), _) => Now::With(Arc::new((&ticket).into())),
+                (None, Some(client)) => Now::With(Arc::clone(client)),
+                (None, None) if *insecure => Now::Plain,
+                (None, None) => Now::NotYet,
             },
         }
     }

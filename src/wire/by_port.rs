@@ -3,9 +3,10 @@
 //!
 //! Who is another user cannot read it, and so can neither join nor, by listening at a port that was left, pass for who listened there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -30,6 +31,8 @@ fn addresses(host: &str) -> Vec<String> {
     }
     match (host, 0).to_socket_addrs() {
         Ok(found) => found
+            // What it is bound to, whatever the name stands for here.
+            .chain((host == "localhost").then_some((Ipv4Addr::LOCALHOST, 0).into()))
             .map(|found| match found.ip() {
                 IpAddr::V6(ip) => ip
                     .to_ipv4_mapped()
@@ -37,6 +40,8 @@ fn addresses(host: &str) -> Vec<String> {
                     .to_string(),
                 ip => ip.to_string(),
             })
+            .collect::<BTreeSet<_>>()
+            .into_iter()
             .collect(),
         Err(_) => vec![host.replace('/', "_")],
     }
@@ -47,16 +52,18 @@ pub(crate) fn publish(ticket: &Ticket, dir: &Path) -> Result<()> {
     let Endpoint::Tcp { host, port } = ticket.endpoint() else {
         return Ok(());
     };
-    let address = addresses(host).into_iter().next();
-    let name = name(*port, &address.unwrap_or_else(|| ANY.to_owned()));
-    // Whole, or not there.
-    let beside = dir.join(format!(".{name}"));
-    write(&beside, ticket)
-        .and_then(|()| fs::rename(&beside, dir.join(name)))
-        .map_err(|source| Error::PrivateDirectory {
-            path: dir.to_owned(),
-            source,
-        })
+    for address in addresses(host) {
+        let name = name(*port, &address);
+        // Whole, or not there.
+        let beside = dir.join(format!(".{name}"));
+        write(&beside, ticket)
+            .and_then(|()| fs::rename(&beside, dir.join(name)))
+            .map_err(|source| Error::PrivateDirectory {
+                path: dir.to_owned(),
+                source,
+            })?;
+    }
+    Ok(())
 }
 
 fn write(path: &Path, ticket: &Ticket) -> io::Result<()> {

@@ -96,7 +96,7 @@ impl Endpoint {
     #[must_use]
     pub fn with_host_if_any(self, host: &str) -> Self {
         match self {
-            Self::Tcp { host: any, port } if any == "*" => Self::Tcp {
+            Self::Tcp { host: any, port } if matches!(&*any, "*" | "0.0.0.0" | "::") => Self::Tcp {
                 host: host.to_owned(),
                 port,
             },

@@ -1,10 +1,11 @@
 //! ZeroMQ sockets as the event loops use them: never blocking in a send, never lingering for ever, bounded frames. This file
 //! and those below it are the only users of the `zmq` crate, so that another binding can take its place.
 
+mod callers;
 pub(crate) mod curve;
 mod peer;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,6 +16,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+
+use callers::Callers;
 
 use crate::error::{Error, Result};
 use crate::wire::access::{Client, Server};
@@ -108,8 +111,8 @@ pub(crate) struct Socket {
     serves: bool,
     /// It was bound, so that anybody may try to connect.
     is_bound: bool,
-    /// Those that tried in vain, and whose connections are not closed yet.
-    strangers: Cell<u32>,
+    /// Who is connected there.
+    callers: RefCell<Callers>,
 }
 
 /// How TCP is guarded on a socket. Other transports are guarded by their directories.
@@ -201,7 +204,7 @@ impl Socket {
             guard: Guard::Plain,
             serves: false,
             is_bound: false,
-            strangers: Cell::new(0),
+            callers: RefCell::default(),
         })
     }
 
@@ -339,6 +342,7 @@ impl Socket {
         let name = format!("inproc://monitor-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let failed = |error| Error::system("cannot watch a ZeroMQ socket", to_io(error));
         let events = zmq::SocketEvent::CONNECTED.to_raw()
+            | zmq::SocketEvent::ACCEPTED.to_raw()
             | zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw()
             | zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL.to_raw()
             | zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL.to_raw()
@@ -368,7 +372,7 @@ impl Socket {
             };
             let event = zmq::SocketEvent::from_raw(u16::from_ne_bytes([head[0], head[1]]));
             let value = u32::from_ne_bytes([head[2], head[3], head[4], head[5]]);
-            if self.is_of_a_stranger(event) {
+            if self.is_of_a_stranger(event, value) {
                 continue;
             }
             events.push(match event {
@@ -393,26 +397,25 @@ impl Socket {
         events
     }
 
-    /// Whether an event is of somebody who tried in vain to connect here: that is no news of the peer that is there. libzmq does not say of
-    /// which connection an event is, but each handshake that fails is followed by one end of a connection.
-    fn is_of_a_stranger(&self, event: zmq::SocketEvent) -> bool {
+    /// Whether an event at a bound socket is of somebody else than its peer: anybody may try to connect there, say anything, and go away.
+    fn is_of_a_stranger(&self, event: zmq::SocketEvent, value: u32) -> bool {
         if !self.is_bound {
             return false;
         }
-        let strangers = self.strangers.get();
+        let mut callers = self.callers.borrow_mut();
         match event {
+            zmq::SocketEvent::ACCEPTED => callers.came(value),
+            zmq::SocketEvent::HANDSHAKE_SUCCEEDED => {
+                callers.is_known();
+                return false;
+            }
+            zmq::SocketEvent::DISCONNECTED => return !callers.was_peer(value),
             zmq::SocketEvent::HANDSHAKE_FAILED_PROTOCOL
             | zmq::SocketEvent::HANDSHAKE_FAILED_NO_DETAIL
-            | zmq::SocketEvent::HANDSHAKE_FAILED_AUTH => {
-                self.strangers.set(strangers.saturating_add(1));
-                true
-            }
-            zmq::SocketEvent::DISCONNECTED if strangers > 0 => {
-                self.strangers.set(strangers - 1);
-                true
-            }
-            _ => false,
+            | zmq::SocketEvent::HANDSHAKE_FAILED_AUTH => {}
+            _ => return false,
         }
+        true
     }
 
     /// Listens at `endpoint`; returns it with its real port.

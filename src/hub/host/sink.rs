@@ -16,6 +16,12 @@ impl Host {
         via: Transport,
         hello: Hello,
     ) {
+        let by_tcp = |text: &String| text.starts_with("tcp:");
+        let is_open = hello.key.is_empty() && hello.endpoints.iter().any(by_tcp);
+        if is_open && self.settings.listening.is_some() {
+            let why = "it would gather results in the open, and this run is encrypted; start the sink without --insecure";
+            return self.refuse(route, why.to_owned(), false);
+        }
         let (number, received) = match &self.sink {
             Some(sink) if sink.id != hello.peer => {
                 let why = format!(

@@ -88,10 +88,18 @@ fn handler() {
             std::thread::Builder::new()
                 .name("zap".to_owned())
                 .spawn(move || {
-                    while let Ok(request) = socket.recv_multipart(0) {
-                        let answer = answer(&request);
-                        if socket.send_multipart(answer, 0).is_err() {
-                            break;
+                    loop {
+                        let answered = socket
+                            .recv_multipart(0)
+                            .and_then(|request| socket.send_multipart(answer(&request), 0));
+                        match answered {
+                            Ok(()) | Err(zmq::Error::EINTR) => {}
+                            Err(error) => {
+                                log::error!(
+                                    "authentication has ended, so nobody can join by TCP: {error}"
+                                );
+                                break;
+                            }
                         }
                     }
                 })
@@ -105,12 +113,27 @@ fn handler() {
     });
 }
 
+/// Why somebody does not get in.
+enum Refusal {
+    /// Who may is not to be found out now.
+    Later(String),
+    No(String),
+}
+
 /// The answer to one request: version, id, status, text, user, metadata.
 fn answer(request: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let id = request.get(1).cloned().unwrap_or_default();
     let (status, text, user) = match judge(request) {
         Ok(name) => ("200", String::new(), name),
-        Err(why) => {
+        // libzmq closes the connection without a word, and the other side tries again.
+        Err(Refusal::Later(why)) => {
+            // A sink knows nobody before it is welcomed.
+            if !why.is_empty() {
+                log::warn!("cannot say now who may join: {why}");
+            }
+            ("300", why, String::new())
+        }
+        Err(Refusal::No(why)) => {
             let from = request.get(3).map(|from| String::from_utf8_lossy(from));
             log::warn!("{why} (from {})", from.unwrap_or_default());
             ("400", why, String::new())
@@ -124,9 +147,10 @@ fn answer(request: &[Vec<u8>]) -> Vec<Vec<u8>> {
 }
 
 /// The guest's name, or why it is none. The request: version, id, domain, address, identity, mechanism, key.
-fn judge(request: &[Vec<u8>]) -> std::result::Result<String, String> {
+fn judge(request: &[Vec<u8>]) -> std::result::Result<String, Refusal> {
     let [version, _, domain, _, _, mechanism, key] = request else {
-        return Err("a request for authentication that is malformed".to_owned());
+        let why = "a request for authentication that is malformed";
+        return Err(Refusal::No(why.to_owned()));
     };
     let guests = std::str::from_utf8(domain).ok().and_then(|domain| {
         let all = GUESTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,12 +164,15 @@ fn judge(request: &[Vec<u8>]) -> std::result::Result<String, String> {
     ) {
         (b"1.0", b"CURVE", Some(guests), Ok(key)) => {
             let key = PublicKey::from_bytes(key);
-            guests.name_of(key).ok_or_else(|| {
-                format!(
+            match guests.name_of(key) {
+                Ok(Some(name)) => Ok(name),
+                Ok(None) if guests.is_empty() => Err(Refusal::Later(String::new())),
+                Ok(None) => Err(Refusal::No(format!(
                     "turned away a peer whose key {key} is not in the list of those that may join"
-                )
-            })
+                ))),
+                Err(error) => Err(Refusal::Later(error.to_string())),
+            }
         }
-        _ => Err("a peer that is not authenticated".to_owned()),
+        _ => Err(Refusal::No("a peer that is not authenticated".to_owned())),
     }
 }
