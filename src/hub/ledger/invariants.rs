@@ -54,6 +54,11 @@ impl Ledger {
                     if alone && seq == consumer.sent_tasks && consumer.is_alone() && others {
                         return Err(format!("suspect {id} is not alone at {to:x}"));
                     }
+                    if !alone && seq != 0 && seq == consumer.sent_tasks && consumer.is_alone() {
+                        return Err(format!(
+                            "task {id} was sent to {to:x}, which runs a suspect"
+                        ));
+                    }
                 }
                 State::Condemned => {}
             }

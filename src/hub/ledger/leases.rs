@@ -82,7 +82,7 @@ impl Ledger {
             .tasks
             .get(lowest)
             .is_some_and(|task| task.state == State::Waiting && !task.suspect);
-        if !blocked || self.waiting.front() != Some(&lowest) {
+        if !blocked {
             return;
         }
         let freest = self
@@ -91,8 +91,14 @@ impl Ledger {
             .filter(|(_, c)| c.takes_more(self.clock) && !c.apart && c.reserved.is_none())
             .min_by_key(|(peer, c)| (c.ahead() + u64::from(c.running), **peer))
             .map(|(&peer, _)| peer);
-        if let Some(peer) = freest
-            && self.lease(peer, 1) == 1
+        let Some(peer) = freest else {
+            return;
+        };
+        if self.waiting.front() != Some(&lowest) {
+            // What came back after it stands before it. Its entry there is passed over when its turn comes.
+            self.waiting.push_front(lowest);
+        }
+        if self.lease(peer, 1) == 1
             && let Some(consumer) = self.consumers.get_mut(&peer)
         {
             consumer.reserved = Some(lowest);
@@ -255,5 +261,43 @@ impl Ledger {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Action, Gone, Ledger};
+    use crate::wire::body::Body;
+
+    const NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn the_lowest_task_is_leased_beyond_all_credit_wherever_it_waits() {
+        let mut ledger = Ledger::new();
+        ledger.set_ordered(true);
+        for _ in 0..4 {
+            ledger.put(Body::from("x"), 1);
+        }
+        for worker in [7, 8] {
+            ledger.join(worker, 1, &[], NOW);
+            ledger.credit(worker, 2, 1 << 20, 0, 0);
+            ledger.deal();
+        }
+        // Tasks 1 and 2 come back, then 3 and 4, which wait before them.
+        ledger.gone(7, Gone::Left);
+        ledger.gone(8, Gone::Left);
+        ledger.actions();
+        ledger.join(9, 1, &[], NOW);
+        ledger.credit(9, 0, 1 << 20, 0, 0);
+        ledger.deal();
+        assert_eq!(
+            ledger.actions(),
+            [Action::Lease {
+                to: 9,
+                tasks: vec![(1, 2, 0)]
+            }]
+        );
     }
 }
