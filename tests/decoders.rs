@@ -91,7 +91,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn frames() {
-    fuzz_in_bounds("frames", 60_000, |input| {
+    fuzz_in_bounds("frames", 500_000, |input| {
         let Ok(message) = decode(&Bytes::copy_from_slice(input)) else {
             return;
         };
@@ -107,7 +107,7 @@ fn frames() {
 
 #[test]
 fn blocks_of_items() {
-    fuzz_in_bounds("blocks", 60_000, |input| {
+    fuzz_in_bounds("blocks", 500_000, |input| {
         let all = Bytes::copy_from_slice(input);
         let (mut at, mut items) = (0, 0);
         while let Some((item, next)) = block::item(&all, at) {
@@ -130,7 +130,7 @@ fn blocks_of_items() {
 
 #[test]
 fn sets_of_ids() {
-    fuzz_in_bounds("ids", 60_000, |input| {
+    fuzz_in_bounds("ids", 500_000, |input| {
         let (numbers, _) = input.as_chunks::<8>();
         let (pairs, _) = numbers.as_chunks::<2>();
         let mut set = IdSet::new();
@@ -156,7 +156,7 @@ fn sets_of_ids() {
 
 #[test]
 fn jobs() {
-    fuzz_in_bounds("jobs", 30_000, |input| {
+    fuzz_in_bounds("jobs", 500_000, |input| {
         let body = |bytes: &[u8]| Body::Memory(Bytes::copy_from_slice(bytes));
         let Ok(job) = <Job as Payload>::from_body(body(input)) else {
             return;
@@ -171,7 +171,7 @@ fn jobs() {
 
 #[test]
 fn results_of_commands() {
-    fuzz_in_bounds("results", 60_000, |input| {
+    fuzz_in_bounds("results", 500_000, |input| {
         let body = Body::Memory(Bytes::copy_from_slice(input));
         let Ok(result) = CommandResult::from_body(&body) else {
             return;
@@ -189,10 +189,13 @@ fn results_of_commands() {
 
 #[test]
 fn endpoints() {
-    fuzz_in_bounds("endpoints", 60_000, |input| {
+    fuzz_in_bounds("endpoints", 500_000, |input| {
         let typed = text(input);
         match typed.parse::<Endpoint>() {
-            Ok(endpoint) => assert_eq!(endpoint.to_string().parse::<Endpoint>().ok(), Some(endpoint)),
+            Ok(endpoint) => assert_eq!(
+                endpoint.to_string().parse::<Endpoint>().ok(),
+                Some(endpoint)
+            ),
             Err(error) => assert!(!error.to_string().is_empty()),
         }
     });
@@ -200,7 +203,7 @@ fn endpoints() {
 
 #[test]
 fn keys() {
-    fuzz_in_bounds("keys", 60_000, |input| {
+    fuzz_in_bounds("keys", 500_000, |input| {
         if let Ok(key) = text(input).parse::<PublicKey>() {
             assert_eq!(key.to_string().parse(), Ok(key));
         }
@@ -209,7 +212,7 @@ fn keys() {
 
 #[test]
 fn tickets() {
-    fuzz_in_bounds("tickets", 60_000, |input| {
+    fuzz_in_bounds("tickets", 500_000, |input| {
         let typed = text(input);
         let Ok(ticket) = typed.parse::<Ticket>() else {
             return;
@@ -236,7 +239,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 fn certificates() {
     let folder = tempfile::tempdir().expect("a directory");
     let keys = Keys::open(folder.path()).expect("its own directory");
-    fuzz_in_bounds("certificates", 5_000, |input| {
+    fuzz_in_bounds("certificates", 1_000, |input| {
         for name in ["server.key_secret", "server.key"] {
             write_private(&folder.path().join(name), input).expect("a file");
         }
@@ -249,7 +252,7 @@ fn certificates() {
 
 #[test]
 fn placeholders() {
-    fuzz_in_bounds("placeholders", 60_000, |input| {
+    fuzz_in_bounds("placeholders", 500_000, |input| {
         // Words that end in NUL, and behind them the value, which may have newlines.
         let mut words: Vec<OsString> = input
             .split(|byte| *byte == 0)

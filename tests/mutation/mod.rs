@@ -1,7 +1,7 @@
 //! Inputs for a decoder: the samples in `tests/corpus/NAME`, and what becomes of them when they are damaged.
 //!
 //! Which inputs there are follows from a seed, which is said when one of them fails. It is always the same one, unless
-//! `FUZZ_SECONDS` says how long to go on for each decoder (0: until it is stopped); `FUZZ_SEED` repeats what was found.
+//! `FUZZ_SECONDS` says how long to go on with each decoder; `FUZZ_SEED` repeats what was found.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -55,7 +55,6 @@ pub fn fuzz(name: &str, most: u64, decoder: impl Fn(&[u8])) {
     let start = Instant::now();
     let goes_on = |n: u64| match seconds {
         None => n < most,
-        Some(0) => true,
         Some(seconds) => start.elapsed() < Duration::from_secs(seconds),
     };
     let mut random = Rng::with_seed(seed);
@@ -81,7 +80,10 @@ fn samples(name: &str) -> Vec<(String, Vec<u8>)> {
         .expect(name)
         .map(|entry| {
             let path = entry.expect(name).path();
-            (path.display().to_string(), std::fs::read(&path).expect(name))
+            (
+                path.display().to_string(),
+                std::fs::read(&path).expect(name),
+            )
         })
         .collect();
     // So that a seed means the same everywhere.
