@@ -24,7 +24,7 @@ test: ## all tests: unit, integration, documentation; the examples are built too
 		export PROCESSION_TEST_PYTHON='$(PYTHON_ENVIRONMENT)/bin/python'; fi; \
 	set -x; cargo test --workspace --all-features
 
-fuzz: ## every decoder with damaged inputs, for FUZZ_SECONDS (600) each
+fuzz: ## decoders with damaged inputs, for FUZZ_SECONDS (600) each
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --test decoders -- --nocapture --test-threads=16
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --bin procession a_log_of_any_bytes -- --nocapture
 

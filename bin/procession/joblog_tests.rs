@@ -253,7 +253,7 @@ fn a_log_of_any_bytes_is_read_or_refused() {
         template: Template::Words(vec![b"echo".to_vec()]),
         ..Job::default()
     };
-    mutation::fuzz("joblog", 1_000, |input| {
+    mutation::fuzz("joblog", 400, |input| {
         std::fs::write(&path, input).expect("a file");
         for retried in [false, true] {
             if let Ok(mut resume) = Resume::read(&path, &job, retried) {
