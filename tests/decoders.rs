@@ -149,7 +149,7 @@ fn sets_of_ids() {
             assert!(before.is_none_or(|end| first > end));
             before = Some(first + count);
         }
-        assert_eq!(set.is_empty(), set.len() == 0);
+        assert_eq!(set.is_empty(), set.ranges().next().is_none());
         assert_eq!(set.ranges().collect::<IdSet>(), set);
     });
 }
