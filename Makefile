@@ -5,7 +5,7 @@ SHELL = /bin/sh
 PYTHON_ENVIRONMENT = $(CURDIR)/.venv
 
 .DEFAULT_GOAL = help
-.PHONY: help build lint test soak mutants chaos demo bench examples doc check install clean
+.PHONY: help build lint test fuzz soak mutants chaos demo bench examples doc check install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,10 @@ test: ## all tests: unit, integration, documentation; the examples are built too
 	@if scripts/setup python '$(PYTHON_ENVIRONMENT)'; then \
 		export PROCESSION_TEST_PYTHON='$(PYTHON_ENVIRONMENT)/bin/python'; fi; \
 	set -x; cargo test --workspace --all-features
+
+fuzz: ## decoders with damaged inputs, for FUZZ_SECONDS (600) each
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --test decoders -- --nocapture --test-threads=16
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --bin procession a_log_of_any_bytes -- --nocapture
 
 soak: ## the simulation with other seeds, until it is stopped or one fails
 	cargo test --lib simulation -- --ignored --nocapture soak

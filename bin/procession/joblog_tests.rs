@@ -237,3 +237,42 @@ fn a_full_disk_and_other_hindrances_are_named() -> Outcome {
     log.finish()?;
     Ok(())
 }
+
+#[path = "../../tests/mutation/mod.rs"]
+mod mutation;
+
+/// Part of the fuzzing: see tests/decoders.rs.
+#[test]
+fn a_log_of_any_bytes_is_read_or_refused() {
+    use crate::resume::Resume;
+    use procession::command::{Job, Template};
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("log");
+    let job = Job {
+        template: Template::Words(vec![b"echo".to_vec()]),
+        ..Job::default()
+    };
+    mutation::fuzz("joblog", 400, |input| {
+        std::fs::write(&path, input).expect("a file");
+        for retried in [false, true] {
+            if let Ok(mut resume) = Resume::read(&path, &job, retried) {
+                let _ = resume.done();
+                for value in ["oa", "x", "x"] {
+                    let _ = resume.number(&Body::from(value));
+                }
+            }
+        }
+        // All of it, then without the run's note.
+        std::fs::write(note_path(&path), "run 0\n").expect("a note");
+        if let Ok(log) = Joblog::resume(&path, "run", |_| ()) {
+            log.finish().expect("there is room");
+            // What was kept is whole lines.
+            let left = std::fs::read(&path).expect("a file");
+            assert_eq!(left.last(), Some(&b'\n'));
+        }
+        if let Ok(log) = Joblog::create(&path, true, None) {
+            log.finish().expect("there is room");
+        }
+    });
+}

@@ -106,7 +106,7 @@ impl KeptBox {
             && last.signal == kept.signal
         {
             last.count += kept.count;
-            last.micros += kept.micros;
+            last.micros = last.micros.saturating_add(kept.micros);
             return;
         }
         self.kept.push(kept);

@@ -170,7 +170,7 @@ impl Store {
             seen.insert_range(kept.first, kept.count);
             totals.done += fresh;
             totals.failed += if kept.failed() { fresh } else { 0 };
-            totals.micros += kept.micros;
+            totals.micros = totals.micros.saturating_add(kept.micros);
         })?;
         Ok(totals)
     }
@@ -379,7 +379,7 @@ fn joined(mut kept: Vec<Kept>) -> Vec<Kept> {
         let alike = one.first == end && (one.exit, one.signal) == (before.exit, before.signal);
         if alike {
             before.count += one.count;
-            before.micros += one.micros;
+            before.micros = before.micros.saturating_add(one.micros);
         }
         alike
     });

@@ -229,7 +229,7 @@ fn parse_tcp(rest: &str) -> Result<Endpoint, String> {
     if host.is_empty() {
         return Err("there is no host; write 127.0.0.1 for this machine".to_owned());
     }
-    if host.contains(|c: char| c.is_whitespace() || c == '/' || c == ';') {
+    if host.contains(|c: char| c.is_whitespace() || "/;[]".contains(c)) {
         return Err(format!("{host:?} is not a host"));
     }
     let port = match port {
@@ -275,6 +275,7 @@ mod tests {
             ("tcp://::1:80", Err("in brackets")),
             ("tcp://[::1:80", Err("closing bracket")),
             ("tcp://a b:80", Err("not a host")),
+            ("tcp://[[a]]:80", Err("not a host")),
             ("ipc://", Err("needs a path")),
             ("inproc://", Err("needs a name")),
             ("http://localhost:80", Err("not known")),

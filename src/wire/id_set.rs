@@ -35,16 +35,16 @@ impl IdSet {
             .is_some_and(|(_, &end)| id < end)
     }
 
-    /// Adds `id`; whether it was new.
+    /// Adds `id`; whether it was new. The largest number is no id.
     pub fn insert(&mut self, id: u64) -> bool {
         // Nearly always the id behind the last one.
         if let Some(mut last) = self.ranges.last_entry()
             && *last.get() == id
         {
             *last.get_mut() = id.saturating_add(1);
-            return true;
+            return id < u64::MAX;
         }
-        if self.contains(id) {
+        if self.contains(id) || id == u64::MAX {
             return false;
         }
         self.insert_range(id, 1);
@@ -53,11 +53,11 @@ impl IdSet {
 
     /// Adds `count` ids from `first`.
     pub fn insert_range(&mut self, first: u64, count: u64) {
-        if count == 0 {
-            return;
-        }
         let mut start = first;
         let mut end = first.saturating_add(count);
+        if end == first {
+            return;
+        }
         if let Some((&before, &until)) = self.ranges.range(..=start).next_back()
             && until >= start
         {

@@ -195,7 +195,7 @@ impl Shared {
             for (result, tries_left) in results {
                 count += 1;
                 ids.push(result.id);
-                micros += result.micros;
+                micros = micros.saturating_add(result.micros);
                 let failed = result.exit != 0 || result.signal != 0;
                 if failed && self.deserting.load(Ordering::Relaxed) {
                     // Killed because we leave, not because nobody wants it: somebody else does it.

@@ -53,7 +53,7 @@ impl Ledger {
             self.totals.failed += fresh;
         }
         if fresh > 0 {
-            self.totals.micros += kept.micros;
+            self.totals.micros = self.totals.micros.saturating_add(kept.micros);
         }
     }
 
