@@ -290,11 +290,14 @@ impl Link {
         }
         let gone = match &mut self.state {
             State::Joined(joined) => {
-                let lost = ready.monitor && is_lost(&joined.socket);
                 if joined.is_bound {
-                    (ready.socket || ready.monitor) && self.has_lost_peer()
+                    // Either may be known first, and the news is told once.
+                    let is_down = ready.monitor
+                        && (joined.socket.link_events())
+                            .contains(&crate::wire::socket::LinkEvent::Down);
+                    is_down || ((ready.socket || ready.monitor) && self.has_lost_peer())
                 } else {
-                    lost
+                    ready.monitor && is_lost(&joined.socket)
                 }
             }
             State::Apart(apart) => {

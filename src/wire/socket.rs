@@ -300,12 +300,13 @@ impl Socket {
             .set_linger(i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
     }
 
-    /// Drops a monitored socket, and waits until the kernel has all that was sent, at most `time`; whether it has. One that has
-    /// connected (and not bound) is given up at once when its connection is lost.
+    /// Drops a monitored socket of one peer, and waits until the kernel has all that was sent, at most `time`; whether it has. It is given up at
+    /// once when its peer is gone. `has_connected`: it has not bound.
     pub(crate) fn close_within(mut self, time: Duration, has_connected: bool) -> bool {
-        if has_connected && self.link_events().iter().any(LinkEvent::is_loss) {
+        if self.link_events().iter().any(LinkEvent::is_loss) {
             return false;
         }
+        let mut callers = self.callers.take();
         self.set_linger(time);
         let Some(monitor) = self.monitor.take() else {
             return false;
@@ -314,23 +315,24 @@ impl Socket {
         let deadline = Instant::now() + time;
         loop {
             match next_event(&monitor) {
-                Some(zmq::SocketEvent::MONITOR_STOPPED) => return Instant::now() < deadline,
-                Some(zmq::SocketEvent::DISCONNECTED) if has_connected => break,
-                Some(_) => continue,
-                None => {}
+                Some((zmq::SocketEvent::MONITOR_STOPPED, _)) => return Instant::now() < deadline,
+                Some((zmq::SocketEvent::DISCONNECTED, _)) if has_connected => break,
+                // libzmq may keep what was sent into a connection's end for the whole time, though nobody will ever take it.
+                Some((zmq::SocketEvent::DISCONNECTED, value)) if callers.was_peer(value) => break,
+                Some((zmq::SocketEvent::ACCEPTED, value)) => callers.came(value),
+                Some((zmq::SocketEvent::HANDSHAKE_SUCCEEDED, _)) => callers.is_known(),
+                Some(_) => {}
+                None => wait_for_event(&monitor, deadline),
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= deadline {
                 break;
             }
-            let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
-            let _ = monitor.poll(zmq::POLLIN, millis.max(1));
         }
         // Until the socket is gone, somebody must be at this end, or libzmq's I/O thread would hang (see Drop).
         let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
         left.retain(|monitor| {
             std::iter::from_fn(|| next_event(monitor))
-                .all(|event| event != zmq::SocketEvent::MONITOR_STOPPED)
+                .all(|(event, _)| event != zmq::SocketEvent::MONITOR_STOPPED)
         });
         left.push(monitor);
         false
@@ -733,11 +735,19 @@ fn to_bytes(message: zmq::Message) -> Bytes {
 /// The monitors of sockets that were dropped, and that libzmq has not given up yet.
 static LEFT: Mutex<Vec<zmq::Socket>> = Mutex::new(Vec::new());
 
-/// The next event of a monitor.
-fn next_event(monitor: &zmq::Socket) -> Option<zmq::SocketEvent> {
+/// The next event of a monitor, with its value.
+fn next_event(monitor: &zmq::Socket) -> Option<(zmq::SocketEvent, u32)> {
     let parts = monitor.recv_multipart(zmq::DONTWAIT).ok()?;
-    let number = parts.first()?.first_chunk::<2>()?;
-    Some(zmq::SocketEvent::from_raw(u16::from_ne_bytes(*number)))
+    let &[a, b, c, d, e, f] = parts.first()?.first_chunk::<6>()?;
+    let event = zmq::SocketEvent::from_raw(u16::from_ne_bytes([a, b]));
+    Some((event, u32::from_ne_bytes([c, d, e, f])))
+}
+
+/// Sleeps until a monitor has something to tell, or it is so late.
+fn wait_for_event(monitor: &zmq::Socket, until: Instant) {
+    let left = until.saturating_duration_since(Instant::now());
+    let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+    let _ = monitor.poll(zmq::POLLIN, millis.max(1));
 }
 
 /// A received frame.
