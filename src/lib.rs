@@ -32,6 +32,7 @@ extern crate self as procession;
 mod at_exit;
 pub mod bytes;
 pub mod command;
+pub mod engine;
 pub mod error;
 pub mod hub;
 mod joinable_queue;

@@ -1,0 +1,56 @@
+//! What each engine promises, and what it does not: one table, for `procession guarantees` and docs/engines.md.
+
+use std::fmt;
+
+/// What an engine promises. Each is a sentence or two for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guarantees {
+    /// Its name, as its makers write it.
+    pub engine: &'static str,
+    /// The URLs that lead to it.
+    pub url: &'static str,
+    /// How often an item may be seen, and when it is lost.
+    pub delivery: &'static str,
+    /// In which order items come.
+    pub order: &'static str,
+    /// How exact `maxsize` is.
+    pub maxsize: &'static str,
+    /// Where items are, and what they outlive.
+    pub durability: &'static str,
+    /// What is lost when the server is started anew.
+    pub restart: &'static str,
+    /// When what a dead getter held goes to another one.
+    pub lease: &'static str,
+    /// The largest item, and the like.
+    pub limits: &'static str,
+    /// Items a second, as measured, and how.
+    pub speed: &'static str,
+}
+
+impl Guarantees {
+    /// Its rows: what is promised about, and what.
+    #[must_use]
+    pub const fn rows(&self) -> [(&'static str, &'static str); 9] {
+        [
+            ("URL", self.url),
+            ("delivery", self.delivery),
+            ("order", self.order),
+            ("maxsize", self.maxsize),
+            ("durability", self.durability),
+            ("restart", self.restart),
+            ("lease", self.lease),
+            ("limits", self.limits),
+            ("speed", self.speed),
+        ]
+    }
+}
+
+impl fmt::Display for Guarantees {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.engine)?;
+        for (about, what) in self.rows() {
+            write!(f, "\n{about:<11} {what}")?;
+        }
+        Ok(())
+    }
+}
