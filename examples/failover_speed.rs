@@ -69,7 +69,12 @@ fn measure(deaths: usize) -> Outcome {
     let endpoint = format!("ipc:///tmp/failover-{}", std::process::id());
     let ventilator: Ventilator<u64> = Ventilator::bind(&endpoint)?;
     let mut sink: Sink<u64> = Sink::connect(&endpoint)?;
-    let results = std::thread::spawn(move || while let Ok(Some(_)) = sink.get() {});
+    let (done, finished) = channel();
+    let results = std::thread::spawn(move || {
+        while let Ok(Some(_)) = sink.get() {
+            let _ = done.send(());
+        }
+    });
     let (tell, begins): (_, Receiver<(u32, u64, Instant)>) = channel();
     let mut workers = Workers {
         endpoint,
@@ -112,6 +117,8 @@ fn measure(deaths: usize) -> Outcome {
         times.push(again.duration_since(killed));
         victim.wait()?;
         workers.start()?;
+        // The next one is to find the other worker idle.
+        finished.recv()?;
     }
     ventilator.finish()?;
     results.join().map_err(|_| "the sink panicked")?;
