@@ -22,6 +22,7 @@
 pub mod address;
 pub mod guarantees;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ use bytes::Bytes;
 pub use address::{Address, Scheme};
 pub use guarantees::Guarantees;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A kind of server that carries queues. One value is one queue on one server; it connects when asked to.
 pub trait Engine: Send + Sync + 'static {
@@ -148,4 +149,16 @@ pub trait Connection: Send {
     /// # Errors
     /// A lost connection.
     fn remove(&mut self) -> Result<()>;
+}
+
+/// The engine of that URL, for one queue.
+///
+/// # Errors
+/// When this program was built without it.
+pub fn open(address: &Address, joinable: bool) -> Result<Arc<dyn Engine>> {
+    let _ = joinable;
+    Err(Error::Connect {
+        endpoint: address.to_string(),
+        why: "this program was built without that engine".to_owned(),
+    })
 }

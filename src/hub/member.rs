@@ -7,6 +7,7 @@
 mod asking;
 mod getting;
 mod putting;
+pub(crate) mod served;
 
 use crate::hub::outside::{Instant, Socket, poll};
 use std::collections::VecDeque;
@@ -102,6 +103,23 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    fn new(waker: Waker, watchers: Subscribers, patience: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            put: Mutex::default(),
+            room: Condvar::new(),
+            get: Mutex::default(),
+            items: Condvar::new(),
+            asking: Mutex::default(),
+            answered: Condvar::new(),
+            waker,
+            info: OnceLock::new(),
+            run: OnceLock::new(),
+            leave: AtomicBool::new(false),
+            watchers,
+            patience,
+        })
+    }
+
     /// What the host says about the queue, once it has.
     pub(crate) fn info(&self) -> Option<QueueInfo> {
         self.info.get().copied()
@@ -212,20 +230,7 @@ impl Member {
     /// Dials, and waits for the welcome.
     pub(crate) fn connect(settings: Settings) -> Result<(Self, Arc<Shared>)> {
         let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
-        let shared = Arc::new(Shared {
-            put: Mutex::default(),
-            room: Condvar::new(),
-            get: Mutex::default(),
-            items: Condvar::new(),
-            asking: Mutex::default(),
-            answered: Condvar::new(),
-            waker,
-            info: OnceLock::new(),
-            run: OnceLock::new(),
-            leave: AtomicBool::new(false),
-            watchers: settings.watchers.clone(),
-            patience: settings.patience,
-        });
+        let shared = Shared::new(waker, settings.watchers.clone(), settings.patience);
         let dial = Dial::new(
             MEMBER,
             &settings.endpoint,

@@ -8,13 +8,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::hosting::{Hosted, LAST_CALL, at_the_end, say};
-use super::joining::Joining;
+use super::joining::{Joining, Way};
+use crate::engine::Address;
 use crate::error::{Error, Result};
 use crate::hub::host::{Host, Orders, Settings, host_name, machine_id};
 use crate::hub::intake::Intake;
 use crate::hub::ledger::DEATHS_ALONE;
 use crate::hub::limits::Limits;
-use crate::hub::member::{self, Shared, Wait};
+use crate::hub::member::{self, Shared, Wait, served};
 use crate::keys::Keys;
 use crate::pipeline::random_id;
 use crate::wait::Subscribers;
@@ -27,7 +28,10 @@ use crate::wire::wake::Waker;
 /// What a handle is when it travels: no keys, only where to ask.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Ticket {
+    /// As it is shown: without a password.
     pub(super) endpoint: String,
+    /// The whole URL of a queue that is on a server; else nothing.
+    server: String,
     pub(super) run: RunId,
     pub(super) joinable: bool,
     pub(super) maxsize: u64,
@@ -120,6 +124,7 @@ impl Inner {
         let inner = Arc::new(Self {
             ticket: Ticket {
                 endpoint: endpoint.to_string(),
+                server: String::new(),
                 run,
                 joinable: plan.info.joinable,
                 maxsize: plan.info.maxsize,
@@ -154,7 +159,10 @@ impl Inner {
             return inner;
         }
         let inner = Arc::new(Self {
-            endpoints: ticket.endpoint.parse().into_iter().collect(),
+            endpoints: match ticket.server.is_empty() {
+                true => ticket.endpoint.parse().into_iter().collect(),
+                false => Vec::new(),
+            },
             ticket,
             joining: Arc::default(),
             hosted: Mutex::default(),
@@ -171,11 +179,14 @@ impl Inner {
 
     /// Joins the queue at an endpoint.
     pub(super) fn connect(endpoint: &str, plan: &Plan) -> Result<Arc<Self>> {
+        if Address::is_of_server(endpoint) {
+            return Self::open(endpoint, plan);
+        }
         let endpoint: Endpoint = endpoint.parse()?;
         let credentials = plan.means().to_dial(&endpoint)?;
         let joining = Arc::<Joining>::default();
-        let settings = || {
-            Ok(member::Settings {
+        let way = || {
+            Ok(Way::Hosted(member::Settings {
                 endpoint: endpoint.clone(),
                 credentials: credentials.clone(),
                 peer: random_id()?,
@@ -183,13 +194,13 @@ impl Inner {
                 patience: plan.patience,
                 same_machine: false,
                 watchers: Subscribers::default(),
-            })
+            }))
         };
         let nobody = || Error::HostGone {
             endpoint: endpoint.to_string(),
             why: "it was not joined".to_owned(),
         };
-        let member = joining.join(Wait::Forever, settings)?.ok_or_else(nobody)?;
+        let member = joining.join(Wait::Forever, way)?.ok_or_else(nobody)?;
         let (run, info) = (member.run(), member.info().unwrap_or_default());
         if info.joinable != plan.info.joinable {
             joining.leave(Instant::now());
@@ -206,6 +217,7 @@ impl Inner {
         let inner = Arc::new(Self {
             ticket: Ticket {
                 endpoint: endpoint.to_string(),
+                server: String::new(),
                 run,
                 joinable: info.joinable,
                 maxsize: info.maxsize,
@@ -224,6 +236,47 @@ impl Inner {
         Ok(inner)
     }
 
+    /// Joins the queue that a server has, or makes it there.
+    fn open(url: &str, plan: &Plan) -> Result<Arc<Self>> {
+        let mut address: Address = url.parse()?;
+        if plan.info.maxsize > 0 {
+            address.maxsize = Some(plan.info.maxsize);
+        }
+        let mut server = address.server.clone();
+        let mut part = |key: &str, value: String| {
+            server.push(if server.contains('?') { '&' } else { '?' });
+            server.push_str(&format!("{key}={value}"));
+        };
+        part("queue", address.queue.clone());
+        if let Some(maxsize) = address.maxsize {
+            part("maxsize", maxsize.to_string());
+        }
+        if let Some(lease) = address.lease {
+            part("lease", lease.as_secs().to_string());
+        }
+        // Whoever opens the same queue twice shares what it has of it.
+        let named = format!(
+            "{} {} {}",
+            address.server, address.queue, plan.info.joinable
+        );
+        let hash = blake3::hash(named.as_bytes());
+        let mut run = [0; 8];
+        run.copy_from_slice(&hash.as_bytes()[..8]);
+        let inner = Self::of_ticket(Ticket {
+            endpoint: address.to_string(),
+            server,
+            run: RunId::from_le_bytes(run),
+            joinable: plan.info.joinable,
+            maxsize: address.maxsize.unwrap_or_default(),
+            machine: machine_id(),
+            host: host_name(),
+            insecure: plan.insecure,
+            patience: plan.patience,
+        });
+        inner.member(Wait::Forever)?;
+        Ok(inner)
+    }
+
     pub(super) fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
@@ -235,19 +288,33 @@ impl Inner {
 
     /// This process's membership; joins on first use. `None`: not in time.
     pub(super) fn member(&self, wait: Wait) -> Result<Option<&Arc<Shared>>> {
-        self.joining.join(wait, || self.settings())
+        self.joining.join(wait, || self.way())
     }
 
     /// Joins, and does not wait for it.
     pub(super) fn begin(&self) {
-        self.joining.begin(|| self.settings());
+        self.joining.begin(|| self.way());
     }
 
     pub(super) const fn joining(&self) -> &Arc<Joining> {
         &self.joining
     }
 
-    fn settings(&self) -> Result<member::Settings> {
+    fn way(&self) -> Result<Way> {
+        if !self.ticket.server.is_empty() {
+            let address: Address = self.ticket.server.parse()?;
+            return Ok(Way::Served(served::Settings {
+                engine: crate::engine::open(&address, self.ticket.joinable)?,
+                shown: self.ticket.endpoint.clone(),
+                run: self.ticket.run,
+                info: QueueInfo {
+                    maxsize: self.ticket.maxsize,
+                    joinable: self.ticket.joinable,
+                },
+                patience: self.ticket.patience,
+                watchers: Subscribers::default(),
+            }));
+        }
         let endpoint = match &self.here {
             Some(here) => here.clone(),
             None => self.ticket.endpoint.parse()?,
@@ -273,7 +340,7 @@ impl Inner {
                 why: "its process has ended".to_owned(),
             });
         }
-        Ok(member::Settings {
+        Ok(Way::Hosted(member::Settings {
             endpoint,
             credentials,
             peer: random_id()?,
@@ -281,7 +348,7 @@ impl Inner {
             patience: self.ticket.patience,
             same_machine: !elsewhere,
             watchers: Subscribers::default(),
-        })
+        }))
     }
 
     /// The host, where it is of this process and has not ended.

@@ -6,8 +6,42 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
-use crate::hub::member::{Member, Settings, Shared, Wait, wait_on};
+use crate::hub::member::{self, Member, Shared, Wait, served, wait_on};
 use crate::wait::Subscribers;
+
+/// Where the queue is.
+pub(super) enum Way {
+    /// A process of ours hosts it.
+    Hosted(member::Settings),
+    /// It is on a server.
+    Served(served::Settings),
+}
+
+impl Way {
+    /// Goes there, says so, and serves this process's threads until they leave.
+    fn go(self, watchers: Subscribers, joined: impl FnOnce(&Arc<Shared>)) -> Result<()> {
+        match self {
+            Self::Hosted(settings) => {
+                let (member, shared) = Member::connect(member::Settings {
+                    watchers,
+                    ..settings
+                })?;
+                joined(&shared);
+                member.run();
+            }
+            Self::Served(settings) => {
+                let settings = served::Settings {
+                    watchers,
+                    ..settings
+                };
+                let (member, shared) = served::Member::connect(settings)?;
+                joined(&shared);
+                member.run();
+            }
+        }
+        Ok(())
+    }
+}
 
 /// One process's membership of one queue, or its way there.
 #[derive(Default)]
@@ -55,11 +89,11 @@ impl Joining {
         &self.watchers
     }
 
-    /// The membership; `None`: not in time. It is dialled with `settings` if nobody does.
+    /// The membership; `None`: not in time. It is dialled by `way` if nobody does.
     pub(super) fn join(
         self: &Arc<Self>,
         wait: Wait,
-        settings: impl Fn() -> Result<Settings>,
+        way: impl Fn() -> Result<Way>,
     ) -> Result<Option<&Arc<Shared>>> {
         if let Some(member) = self.member.get() {
             return Ok(Some(member));
@@ -76,7 +110,7 @@ impl Joining {
                     }
                     return Err(error);
                 }
-                Phase::Idle | Phase::Told => self.dial(&mut state, settings()?)?,
+                Phase::Idle | Phase::Told => self.dial(&mut state, way()?)?,
                 Phase::Dialling => state.phase = Phase::Dialling,
                 Phase::Left => {
                     state.phase = Phase::Left;
@@ -92,8 +126,8 @@ impl Joining {
     }
 
     /// Has it dialled, and waits for nothing. Should that fail, the next [`join`](Self::join) says so.
-    pub(super) fn begin(self: &Arc<Self>, settings: impl Fn() -> Result<Settings>) {
-        match self.join(Wait::No, settings) {
+    pub(super) fn begin(self: &Arc<Self>, way: impl Fn() -> Result<Way>) {
+        match self.join(Wait::No, way) {
             Ok(_) => {}
             Err(error) => self.failed(error),
         }
@@ -124,19 +158,22 @@ impl Joining {
         self.watchers.wake();
     }
 
-    fn dial(self: &Arc<Self>, state: &mut State, mut settings: Settings) -> Result<()> {
-        settings.watchers = self.watchers.clone();
+    fn dial(self: &Arc<Self>, state: &mut State, way: Way) -> Result<()> {
+        let watchers = self.watchers.clone();
         let joining = Arc::clone(self);
         let thread = std::thread::Builder::new()
             .name("queue".to_owned())
-            .spawn(move || match Member::connect(settings) {
-                Ok((member, shared)) => {
-                    joining.joined(&shared);
-                    // It also belongs to this thread's stack, which lives on.
-                    drop(joining);
-                    member.run();
+            .spawn(move || {
+                // Once it has joined, the handles alone keep the membership: this thread's stack lives on.
+                let mut dialling = Some(joining);
+                let went = way.go(watchers, |shared| {
+                    if let Some(joining) = dialling.take() {
+                        joining.joined(shared);
+                    }
+                });
+                if let (Err(error), Some(joining)) = (went, dialling) {
+                    joining.dialled_in_vain(error);
                 }
-                Err(error) => joining.dialled_in_vain(error),
             })
             .map_err(|error| Error::system("cannot start a queue's thread", error))?;
         state.thread = Some(thread);

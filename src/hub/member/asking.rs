@@ -3,7 +3,10 @@
 use std::sync::PoisonError;
 
 use super::{End, Member, Shared, Wait, wait_on};
-use crate::wire::frame::{Ask, encode};
+use crate::wire::frame::{Ask, encode, kind};
+
+/// Not on the wire: as ASK, by who wants to know whether there is something to take, wherever the number can tell that.
+pub(super) const LOOK: u8 = 0;
 
 #[derive(Debug, Default)]
 pub(super) struct Asking {
@@ -44,6 +47,30 @@ impl Shared {
         }
     }
 
+    /// The questions that are open and were not looked at yet: number and kind.
+    pub(super) fn questions(&self) -> Vec<(u64, u8)> {
+        let mut asking = self.asking();
+        let fresh = asking.open.iter_mut().filter(|open| !open.2);
+        fresh
+            .map(|open| {
+                open.2 = true;
+                (open.0, open.1)
+            })
+            .collect()
+    }
+
+    /// What was looked at and not answered is to be looked at again.
+    pub(super) fn ask_again(&self) {
+        for open in &mut self.asking().open {
+            open.2 = false;
+        }
+    }
+
+    /// Whether whoever asked this still waits for the answer.
+    pub(super) fn is_open(&self, number: u64) -> bool {
+        self.asking().open.iter().any(|open| open.0 == number)
+    }
+
     pub(super) fn on_answer(&self, answer: &Ask) {
         let mut asking = self.asking();
         let before = asking.open.len();
@@ -76,19 +103,13 @@ impl Member {
         if self.dial.is_greeting() {
             return;
         }
-        let asks: Vec<(u64, u8)> = {
-            let mut asking = self.shared.asking();
-            let open = asking.open.iter_mut().filter(|open| !open.2);
-            open.map(|open| {
-                open.2 = true;
-                (open.0, open.1)
-            })
-            .collect()
-        };
+        let asks = self.shared.questions();
         if !asks.is_empty() {
             self.confirm_now();
         }
         for (number, kind) in asks {
+            // A host counts what can be had together with what is on its way.
+            let kind = if kind == LOOK { kind::ASK } else { kind };
             let ask = Ask {
                 kind,
                 run: self.run,
@@ -102,8 +123,6 @@ impl Member {
 
     /// On a new connection what was asked on the old one is asked again.
     pub(super) fn ask_again(&mut self) {
-        for open in &mut self.shared.asking().open {
-            open.2 = false;
-        }
+        self.shared.ask_again();
     }
 }

@@ -1,11 +1,14 @@
 //! What has come from the host and the program's threads take: blocks in the order of the lane, and how far each has been taken.
 
 use crate::hub::outside::Instant;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::PoisonError;
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::asking::LOOK;
 use super::{End, Member, ROUND, Shared, Wait, wait_on};
 use crate::hub::consumer::inbox::weight;
 use crate::wire::block;
@@ -350,6 +353,77 @@ impl Getting {
         let held = self.held.iter().take(self.open + 1);
         held.map(Held::undone).sum()
     }
+
+    /// How many items are to be here: for those who wait, and as many ahead as the program takes in a while.
+    fn target(&mut self) -> u64 {
+        let mean = Duration::from_nanos(self.mean);
+        let ahead = if mean.is_zero() {
+            0
+        } else {
+            // None for who takes longer: what lies there cannot go to others without coming behind later ones.
+            ((HORIZON.as_nanos() / mean.as_nanos().max(1)) as u64).min(DEEPEST)
+        };
+        let target = u64::from(self.waiting) + ahead;
+        self.low = target / 2;
+        target
+    }
+
+    /// How far the program is with each block of which that was not said (`all`: with each of which it has taken something), and
+    /// the blocks that it is done with, which are forgotten.
+    fn progress(&mut self, all: bool) -> (Vec<Confirmed>, Vec<Confirmed>) {
+        self.unsaid = 0;
+        let (mut blocks, mut finished) = (Vec::new(), Vec::new());
+        for held in self.held.iter_mut().take(self.open + 1) {
+            if held.said != (held.taken, held.done) || all {
+                held.said = (held.taken, held.done);
+                if held.taken > 0 {
+                    blocks.push(held.confirmed());
+                }
+            }
+        }
+        while self
+            .held
+            .front()
+            .is_some_and(|held| held.done == held.kept && held.said == (held.taken, held.done))
+        {
+            finished.extend(self.held.pop_front().map(|held| held.confirmed()));
+            self.open = self.open.saturating_sub(1);
+        }
+        (blocks, finished)
+    }
+
+    /// Forgets what was not taken; the blocks of which nothing was.
+    fn drop_untaken(&mut self, which: impl Fn(TaskId, u32) -> bool) -> Vec<(TaskId, u32)> {
+        self.settle();
+        let mut untouched = Vec::new();
+        let (lane, mut untaken, mut bytes) = (self.lane, 0, 0);
+        self.held.retain_mut(|held| {
+            if !which(held.id, held.attempt) || held.taken >= held.kept {
+                return true;
+            }
+            untaken += u64::from(held.kept - held.taken);
+            if held.lane == lane {
+                bytes += weight(&held.body);
+            }
+            if held.taken == 0 {
+                untouched.push((held.id, held.attempt));
+                return false;
+            }
+            held.kept = held.taken;
+            held.body = Body::empty();
+            true
+        });
+        if self
+            .held
+            .get(self.open)
+            .is_none_or(|open| open.taken >= open.kept)
+        {
+            self.current = Current::default();
+        }
+        self.untaken -= untaken;
+        self.consumed += bytes;
+        untouched
+    }
 }
 
 impl Shared {
@@ -410,7 +484,7 @@ impl Shared {
         self.expect(true);
         let patience = Wait::Until(Instant::now() + self.patience.min(AT_ONCE));
         let _ = self.flush(patience);
-        let inside = self.ask(kind::ASK, patience);
+        let inside = self.ask(LOOK, patience);
         self.expect(false);
         inside.is_ok_and(|answer| answer.inside > 0)
     }
@@ -470,9 +544,141 @@ impl Shared {
         self.waker.wake();
     }
 
+    /// What has come from a server, in order, under consecutive numbers from `first` on: one block for all of them, or one for each
+    /// item where getters say of each that they are done. How many blocks.
+    pub(super) fn arrived(&self, first: TaskId, items: &[Bytes]) -> Vec<u32> {
+        let mut get = self.getting();
+        let mut counts = Vec::new();
+        let mut left = items;
+        while let [item, rest @ ..] = left {
+            let id = first + counts.len() as u64;
+            let (body, count) = if item.len() > block::LARGEST {
+                left = rest;
+                (Body::Memory(item.clone()), 0)
+            } else {
+                let most = if get.joinable { 1 } else { block::MOST_ITEMS };
+                let (block, count) = block_of(left, most);
+                left = &left[count as usize..];
+                (Body::from(block), count)
+            };
+            let kept = count.max(1);
+            let lane = get.lane;
+            get.held.push_back(Held {
+                id,
+                attempt: 0,
+                items: count,
+                body,
+                kept,
+                taken: 0,
+                done: 0,
+                done_early: BTreeSet::new(),
+                lane,
+                place: 0,
+                said: (0, 0),
+            });
+            counts.push(kept);
+        }
+        get.untaken += items.len() as u64;
+        drop(get);
+        self.items.notify_all();
+        self.watchers.wake();
+        counts
+    }
+
+    /// Nothing will come any more.
+    pub(super) fn gets_are_over(&self) {
+        self.getting().end.get_or_insert(End::ShutDown);
+        self.items.notify_all();
+        self.watchers.wake();
+    }
+
+    /// With how many items of each block the program is done, where that is news.
+    pub(super) fn news(&self) -> Vec<(TaskId, u32)> {
+        let mut get = self.getting();
+        get.settle();
+        get.prompt = false;
+        if get.unsaid == 0 {
+            return Vec::new();
+        }
+        let (blocks, _) = get.progress(false);
+        blocks.iter().map(|held| (held.id, held.done)).collect()
+    }
+
+    /// What is wanted from the server.
+    pub(super) fn appetite(&self) -> Appetite {
+        let mut get = self.getting();
+        get.settle();
+        let target = get.target();
+        Appetite {
+            waiting: get.waiting > 0,
+            items: target.saturating_sub(get.untaken),
+            ever: get.wants_lane,
+            over: get.end.is_some(),
+        }
+    }
+
+    /// How many items lie here that were not taken; whether the program is done with some and that was not said.
+    pub(super) fn ahead(&self) -> (u64, bool) {
+        let mut get = self.getting();
+        get.settle();
+        (get.untaken, get.unsaid > 0)
+    }
+
+    /// The loop sleeps for longer than a moment, and is to be told of what is taken; or it does not. Not if there is news.
+    pub(super) fn sleeps(&self, asleep: bool) -> bool {
+        let mut get = self.getting();
+        get.settle();
+        get.asleep = asleep && !get.unsent();
+        get.asleep
+    }
+
+    /// What was not taken goes to others: it is not here any more.
+    pub(super) fn forget_untaken(&self) {
+        self.getting().drop_untaken(|_, _| true);
+    }
+
+    /// What is there can come here now.
+    pub(super) fn has_way(&self) {
+        self.getting().lane = 1;
+    }
+
+    pub(super) fn set_joinable(&self, joinable: bool) {
+        self.getting().joinable = joinable;
+    }
+
     pub(super) fn getting(&self) -> std::sync::MutexGuard<'_, Getting> {
         self.get.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a program wants from a server.
+pub(super) struct Appetite {
+    /// Somebody waits for an item.
+    pub(super) waiting: bool,
+    /// So many more are to be here.
+    pub(super) items: u64,
+    /// Somebody has ever wanted one.
+    pub(super) ever: bool,
+    /// None will come any more.
+    pub(super) over: bool,
+}
+
+/// As many of these items, up to `most` small ones, as go into one block, and how many.
+fn block_of(items: &[Bytes], most: u32) -> (Vec<u8>, u32) {
+    let (mut block, mut count) = (Vec::new(), 0);
+    for item in items {
+        let large = item.len() > block::LARGEST;
+        if count == most || large || (count > 0 && block.len() >= block::FULL) {
+            break;
+        }
+        // Bytes in memory are written without fail.
+        let _ = block::push(&mut block, |out| {
+            out.extend_from_slice(item);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        count += 1;
+    }
+    (block, count)
 }
 
 impl Member {
@@ -549,7 +755,7 @@ impl Member {
 
     /// Says how far the program is; whether there was something to say.
     pub(super) fn confirm(&mut self, answer: bool) -> bool {
-        let mut blocks = Vec::new();
+        let blocks;
         {
             let mut get = self.shared.getting();
             get.settle();
@@ -561,26 +767,11 @@ impl Member {
                 return get.unsaid > 0;
             }
             self.confirmed = Instant::now();
-            get.unsaid = 0;
-            let open = get.open;
-            for held in get.held.iter_mut().take(open + 1) {
-                if held.said != (held.taken, held.done) || answer {
-                    held.said = (held.taken, held.done);
-                    if held.taken > 0 {
-                        blocks.push(held.confirmed());
-                    }
-                }
-            }
-            while get
-                .held
-                .front()
-                .is_some_and(|held| held.done == held.kept && held.said == (held.taken, held.done))
-            {
-                if let Some(held) = get.held.pop_front() {
-                    self.told.push_back((self.confirmed, held.confirmed()));
-                }
-                get.open = get.open.saturating_sub(1);
-            }
+            let (said, finished) = get.progress(answer);
+            blocks = said;
+            let now = self.confirmed;
+            self.told
+                .extend(finished.into_iter().map(|held| (now, held)));
         }
         let said = !blocks.is_empty();
         if said || answer {
@@ -638,44 +829,13 @@ impl Member {
 
     /// Gives back what was not taken, of these blocks or of all.
     pub(super) fn give_back(&mut self, which: Option<&[(TaskId, u32)]>) {
-        let mut returned = Vec::new();
-        {
-            let mut get = self.shared.getting();
-            let get = &mut *get;
-            get.settle();
-            let wanted: Option<std::collections::HashSet<(TaskId, u32)>> =
-                which.map(|list| list.iter().copied().collect());
-            let (lane, mut untaken, mut bytes) = (get.lane, 0, 0);
-            get.held.retain_mut(|held| {
-                let out = wanted
-                    .as_ref()
-                    .is_none_or(|wanted| wanted.contains(&(held.id, held.attempt)));
-                if !out || held.taken >= held.kept {
-                    return true;
-                }
-                let left = u64::from(held.kept - held.taken);
-                untaken += left;
-                if held.lane == lane {
-                    bytes += weight(&held.body);
-                }
-                if held.taken == 0 {
-                    returned.push((held.id, held.attempt));
-                    return false;
-                }
-                held.kept = held.taken;
-                held.body = Body::empty();
-                true
-            });
-            if get
-                .held
-                .get(get.open)
-                .is_none_or(|open| open.taken >= open.kept)
-            {
-                get.current = Current::default();
-            }
-            get.untaken -= untaken;
-            get.consumed += bytes;
-        }
+        let wanted: Option<HashSet<(TaskId, u32)>> =
+            which.map(|list| list.iter().copied().collect());
+        let is_wanted = |id, attempt| {
+            let wanted = wanted.as_ref();
+            wanted.is_none_or(|wanted| wanted.contains(&(id, attempt)))
+        };
+        let returned = self.shared.getting().drop_untaken(is_wanted);
         self.confirm(true);
         for some in returned.chunks(30_000) {
             let list = TaskList {
@@ -726,15 +886,7 @@ impl Member {
         }
         let mut get = self.shared.getting();
         get.settle();
-        let mean = Duration::from_nanos(get.mean);
-        let ahead = if mean.is_zero() {
-            0
-        } else {
-            // None for who takes longer: what lies there cannot go to others without coming behind later ones.
-            ((HORIZON.as_nanos() / mean.as_nanos().max(1)) as u64).min(DEEPEST)
-        };
-        let target = u64::from(get.waiting) + ahead;
-        get.low = target / 2;
+        let target = get.target();
         let credit = Credit {
             kind: kind::CREDIT,
             run: self.run,

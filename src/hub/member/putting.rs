@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{End, Member, Shared, Wait, wait_on};
 use crate::hub::lane::read_part;
 use crate::wire::block;
@@ -199,6 +201,92 @@ impl Shared {
     /// Any number of items may be put.
     pub(super) fn set_endless(&self) {
         self.putting().granted = u64::MAX;
+        self.room.notify_all();
+    }
+
+    /// What was put since this was called last, item by item, and whether somebody waits for its acceptance.
+    pub(super) fn take_items(&self) -> (Vec<Bytes>, bool) {
+        let (bodies, prompt) = {
+            let mut put = self.putting();
+            put.hungry = true;
+            put.seal();
+            put.sent = put.items;
+            (
+                std::mem::take(&mut put.full),
+                put.flushing > 0 || put.waiting > 0,
+            )
+        };
+        let mut items = Vec::new();
+        for (body, count) in bodies {
+            match body {
+                Body::Memory(block) if count > 0 => {
+                    let mut at = 0;
+                    while let Some((range, next)) = block::item(&block, at) {
+                        items.push(block.slice(range));
+                        at = next;
+                    }
+                }
+                body => match body.to_bytes() {
+                    Ok(bytes) => items.push(bytes),
+                    Err(error) => {
+                        log::error!(
+                            "an item cannot be read back from its temporary file and is lost: {error}"
+                        );
+                        self.accepted(1, body.len());
+                    }
+                },
+            }
+        }
+        (items, prompt)
+    }
+
+    /// The server has so many more items, of so many bytes.
+    pub(super) fn accepted(&self, items: u64, bytes: u64) {
+        let mut put = self.putting();
+        put.accepted += items;
+        put.bytes = put.bytes.saturating_sub(bytes);
+        let told = put.waiting > 0 || put.flushing > 0;
+        drop(put);
+        if told {
+            self.room.notify_all();
+        }
+    }
+
+    /// The queue was shut down; what is under way from here came too late (`refused`), or nothing is.
+    pub(super) fn puts_are_over(&self, refused: bool) {
+        let mut put = self.putting();
+        put.end.get_or_insert(End::ShutDown);
+        put.refused |= refused;
+        drop(put);
+        self.room.notify_all();
+    }
+
+    /// For how many items there is to be room that there is not: those that wait, and some that will come. 0: for none.
+    pub(super) fn wanted_room(&self, ahead: &mut u64, maxsize: u64) -> u64 {
+        let mut put = self.putting();
+        if put.items > 0 && put.last_put.elapsed() > UNUSED && put.granted > put.items {
+            // What was found free some time ago may not be any more.
+            put.granted = put.items;
+            *ahead = 0;
+        }
+        if put.granted > put.items || put.waiting == 0 {
+            return 0;
+        }
+        put.last_put = Instant::now();
+        let wanted = put.waiting + *ahead;
+        *ahead = (*ahead * 2 + 1).min((maxsize / 4).min(1024));
+        wanted
+    }
+
+    /// There is room for so many more items than were put, or none: who does not wait is told so.
+    pub(super) fn grant(&self, room: u64) {
+        let mut put = self.putting();
+        put.granted = put.items.saturating_add(room);
+        if std::mem::take(&mut put.urgent) {
+            put.want_sent += 1;
+            put.want_answered = put.want_sent;
+        }
+        drop(put);
         self.room.notify_all();
     }
 
