@@ -23,7 +23,7 @@ pub(crate) use hosting::end_unread;
 
 use crate::error::{Error, Result};
 use crate::hub::limits::Limits;
-use crate::hub::member::{AT_ONCE, Arrived, Encoded, End, NoItem, NotPut, Shared, Wait};
+use crate::hub::member::{AT_ONCE, Arrived, Encoded, End, NoItem, NotPut, Shared, Taken, Wait};
 use crate::keys::Keys;
 use crate::wire::block;
 use crate::wire::body::{Body, BodyWriter, IN_MEMORY};
@@ -377,15 +377,38 @@ impl<T: Item> Queue<T> {
     }
 
     fn get_waiting(&self, wait: Wait) -> Result<T> {
-        enum Came<T> {
-            Decoded(Result<T, rmp_serde::decode::Error>),
-            Large(Body),
-        }
         let member = self.member_within(wait)?.ok_or(Error::Empty)?;
-        let came = member.get(wait, |arrived| match arrived {
-            Arrived::Small(bytes) => Came::Decoded(rmp_serde::from_slice(bytes)),
-            Arrived::Large(body) => Came::Large(body),
-        });
+        self.decoded(member.get(wait, Came::of))
+    }
+
+    /// Takes the next item of a joinable queue, which is done with when [`settle`](Self::settle) is told so. What is no `T` is done
+    /// with at once.
+    pub(crate) fn lease(&self, wait: Wait) -> Result<(T, Taken)> {
+        let member = self.member_within(wait)?.ok_or(Error::Empty)?;
+        let (came, taken) = match member.lease(wait, Came::of) {
+            Ok((came, taken)) => (Ok(came), taken),
+            Err(none) => (Err(none), Taken::default()),
+        };
+        let is_here = came.is_ok();
+        match self.decoded(came) {
+            Ok(item) => Ok((item, taken)),
+            Err(error) => {
+                if is_here {
+                    member.settle(taken);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What was [leased](Self::lease) is done with.
+    pub(crate) fn settle(&self, taken: Taken) {
+        if let Some(member) = self.inner.joining().member() {
+            member.settle(taken);
+        }
+    }
+
+    fn decoded(&self, came: std::result::Result<Came<T>, NoItem>) -> Result<T> {
         match came {
             Ok(Came::Decoded(Ok(item))) => Ok(item),
             Ok(Came::Decoded(Err(error))) => Err(self.no_item_of_ours(&error.to_string())),
@@ -525,6 +548,21 @@ impl<T: Item> Queue<T> {
             Ok(answer) => Ok(Some(answer)),
             Err(Some(end)) => Err(self.gone(end)),
             Err(None) => Ok(None),
+        }
+    }
+}
+
+/// An item as it came: decoded if it is small, and a large one not yet.
+enum Came<T> {
+    Decoded(Result<T, rmp_serde::decode::Error>),
+    Large(Body),
+}
+
+impl<T: DeserializeOwned> Came<T> {
+    fn of(arrived: Arrived<'_>) -> Self {
+        match arrived {
+            Arrived::Small(bytes) => Self::Decoded(rmp_serde::from_slice(bytes)),
+            Arrived::Large(body) => Self::Large(body),
         }
     }
 }

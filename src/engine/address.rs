@@ -48,8 +48,6 @@ pub struct Address {
     pub maxsize: Option<u64>,
     /// For how long an item is its getter's unless renewed, if that was said.
     pub lease: Option<Duration>,
-    /// As it is shown: without password and settings.
-    shown: String,
 }
 
 impl Address {
@@ -61,6 +59,28 @@ impl Address {
             scheme,
             "redis" | "rediss" | "amqp" | "amqps" | "beanstalk" | "beanstalkd"
         )
+    }
+
+    /// The queue of this name on the same server, with the same settings.
+    #[must_use]
+    pub fn named(&self, queue: &str) -> Self {
+        Self {
+            queue: queue.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The whole URL, with password and settings: what [`FromStr`](std::str::FromStr) takes.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let maxsize = self.maxsize.map(|items| format!("maxsize={items}"));
+        let lease = self.lease.map(|time| format!("lease={}", time.as_secs()));
+        let queue = Some(format!("queue={}", self.queue)).filter(|_| !self.queue.is_empty());
+        let settings: Vec<String> = [queue, maxsize, lease].into_iter().flatten().collect();
+        match settings.is_empty() {
+            true => self.server.clone(),
+            false => format!("{}?{}", self.server, settings.join("&")),
+        }
     }
 
     fn bad(text: &str, why: impl Into<String>) -> Error {
@@ -112,7 +132,6 @@ impl std::str::FromStr for Address {
             queue: String::new(),
             maxsize: None,
             lease: None,
-            shown: without_password(server),
         };
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let number = || {
@@ -149,9 +168,6 @@ impl std::str::FromStr for Address {
         if address.queue.is_empty() && scheme != Scheme::ZeroMq {
             address.queue = DEFAULT_QUEUE.to_owned();
         }
-        if !address.queue.is_empty() {
-            address.shown = format!("{}?queue={}", address.shown, address.queue);
-        }
         Ok(address)
     }
 }
@@ -161,15 +177,20 @@ fn is_name(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.chars().all(is_part)
 }
 
+/// Without password and settings.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        f.write_str(&without_password(&self.server))?;
+        if !self.queue.is_empty() {
+            write!(f, "?queue={}", self.queue)?;
+        }
+        Ok(())
     }
 }
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -189,6 +210,23 @@ mod tests {
         let address: Address = "tcp://127.0.0.1:5557".parse().unwrap();
         assert_eq!(address.queue, "");
         assert_eq!(address.to_string(), "tcp://127.0.0.1:5557");
+    }
+
+    #[test]
+    fn the_whole_url_leads_to_the_same_queue() {
+        for text in [
+            "redis://u:p@host:6379/0?queue=a&maxsize=3&lease=7",
+            "tcp://127.0.0.1:5557",
+            "ipc:///tmp/a?queue=b",
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.url(), text);
+            assert_eq!(address.url().parse::<Address>().unwrap(), address);
+        }
+        let other = "redis://u:p@h?queue=a&lease=7".parse::<Address>().unwrap();
+        let other = other.named("b");
+        assert_eq!(other.to_string(), "redis://h?queue=b");
+        assert_eq!(other.url(), "redis://u:p@h?queue=b&lease=7");
     }
 
     #[test]

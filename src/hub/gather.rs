@@ -125,6 +125,58 @@ pub(crate) enum Waited {
 }
 
 impl Shared {
+    pub(crate) fn new(waker: Waker) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::default(),
+            ready: Condvar::new(),
+            kept: Mutex::default(),
+            waker,
+            leave: AtomicBool::new(false),
+            doubles: AtomicU64::new(0),
+            end: AtomicBool::new(false),
+            why: Mutex::default(),
+        })
+    }
+
+    pub(crate) const fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    /// Whether it was told to leave, and whether the run is to end with it.
+    pub(crate) fn is_leaving(&self) -> (bool, bool) {
+        (
+            self.leave.load(Ordering::Acquire),
+            self.end.load(Ordering::Acquire),
+        )
+    }
+
+    /// Results for the program.
+    pub(crate) fn deliver(&self, arrived: impl IntoIterator<Item = Arrived>) {
+        self.queue().arrived.extend(arrived);
+        self.ready.notify_all();
+    }
+
+    /// A result was dropped because its task had one already.
+    pub(crate) fn dropped_double(&self) {
+        self.doubles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the program has kept since this was asked last.
+    pub(crate) fn take_kept(&self) -> Vec<Kept> {
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        all.absorbed.clear();
+        std::mem::take(&mut all.kept)
+    }
+
+    /// No more results will come.
+    pub(crate) fn close(&self, pill: Option<Pill>) {
+        let mut queue = self.queue();
+        queue.pill = pill;
+        queue.closed = true;
+        drop(queue);
+        self.ready.notify_all();
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -257,16 +309,7 @@ impl Gather {
         before_dialling: impl FnOnce(&Arc<Shared>, Option<&Path>),
     ) -> Result<(Self, Arc<Shared>, Option<Joined>)> {
         let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            ready: Condvar::new(),
-            kept: Mutex::default(),
-            waker,
-            leave: AtomicBool::new(false),
-            doubles: AtomicU64::new(0),
-            end: AtomicBool::new(false),
-            why: Mutex::default(),
-        });
+        let shared = Shared::new(waker);
         let mut results = Socket::new(Kind::Pull)?
             .taking_rings()
             .guarded(settings.guard.as_ref());

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-pub(crate) use getting::{AT_ONCE, Arrived, NoItem};
+pub(crate) use getting::{AT_ONCE, Arrived, NoItem, Taken};
 pub(crate) use putting::{Encoded, NotPut};
 
 use self::asking::Asking;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::by_queue::{self, Gathering, Queues};
 use super::{Cause, random_id};
 use crate::error::{Error, Result};
 use crate::hub::gather::{Arrived, Deliver, Gather, Joined, KeptBox, Settings, Shared, Waited};
@@ -24,6 +25,7 @@ use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{Kept, Pill};
 use crate::wire::id_set::IdSet;
 use crate::wire::payload::Payload;
+use crate::wire::wake::Waker;
 
 /// Under keep-order, results that wait for their turn have so many bytes in memory at most; the rest is in a temporary file.
 const IN_TURN_MEMORY: usize = 4 << 20;
@@ -228,11 +230,15 @@ impl SinkBuilder {
         self
     }
 
-    /// Binds, dials, and waits for the welcome.
+    /// Binds, dials, and waits for the welcome. A [queue's URL](crate::engine::Address) leads to a run that goes through that queue; it waits
+    /// for its ventilator then, however long that takes.
     ///
     /// # Errors
     /// [`Error::NobodyThere`], [`Error::Refused`] (there is a live sink already), or a bad endpoint.
     pub fn connect<R: Payload>(self, endpoint: &str) -> Result<Sink<R>> {
+        if by_queue::is_queue(endpoint) {
+            return self.take_from(endpoint);
+        }
         let endpoint: Endpoint = endpoint.parse()?;
         let credentials = self.means.to_dial(&endpoint)?;
         let bind = match &self.bind {
@@ -275,41 +281,31 @@ impl SinkBuilder {
                 }
             },
         )?;
-        let joined = joined.unwrap_or_default();
         let dir = gather.private_dir().map(std::path::Path::to_owned);
-        let thread = std::thread::Builder::new()
-            .name("sink".to_owned())
-            .spawn(move || gather.run())
-            .map_err(|error| Error::system("cannot start the sink's thread", error))?;
-        let turn = self.ordered.then(|| Turn {
-            next: joined.acked.first_missing(1),
-            done: joined.acked.clone(),
-            waiting: BTreeMap::new(),
-            memory: 0,
-            spool: None,
-        });
-        let mut sink = Sink {
-            shared,
-            thread: Some(thread),
-            here: VecDeque::new(),
-            turn,
-            mine: KeptBox::default(),
-            held_since: None,
-            by_hand: self.by_hand,
-            given: None,
-            pill: None,
-            ended: false,
-            joined,
-            dir,
-            before: IdSet::new(),
-            journal: None,
-            unrecorded: None,
-            types: PhantomData,
-        };
-        if let Some(journal) = self.journal.filter(|_| sink.joined.run != 0) {
-            sink.go_on_with(journal)?;
+        Sink::new(
+            (shared, dir, joined),
+            (self.ordered, self.by_hand, self.journal),
+            || gather.run(),
+        )
+    }
+
+    /// The sink of a run that goes through a queue.
+    fn take_from<R: Payload>(self, url: &str) -> Result<Sink<R>> {
+        let queues = Queues::new(url, self.means, self.patience)?;
+        let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
+        let shared = Shared::new(waker);
+        if let Some(call) = self.on_dial {
+            call(SinkHandle {
+                shared: Arc::clone(&shared),
+                dir: None,
+            });
         }
-        Ok(sink)
+        let (gathering, joined) = Gathering::connect(queues, &shared, self.ordered)?;
+        Sink::new(
+            (shared, None, joined),
+            (self.ordered, self.by_hand, self.journal),
+            || gathering.run(),
+        )
     }
 }
 
@@ -333,6 +329,47 @@ impl Sink<()> {
 }
 
 impl<R: Payload> Sink<R> {
+    fn new(
+        (shared, dir, joined): (Arc<Shared>, Option<std::path::PathBuf>, Option<Joined>),
+        (ordered, by_hand, journal): (bool, bool, Option<Journal>),
+        gather: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<Self> {
+        let joined = joined.unwrap_or_default();
+        let thread = std::thread::Builder::new()
+            .name("sink".to_owned())
+            .spawn(gather)
+            .map_err(|error| Error::system("cannot start the sink's thread", error))?;
+        let turn = ordered.then(|| Turn {
+            next: joined.acked.first_missing(1),
+            done: joined.acked.clone(),
+            waiting: BTreeMap::new(),
+            memory: 0,
+            spool: None,
+        });
+        let mut sink = Self {
+            shared,
+            thread: Some(thread),
+            here: VecDeque::new(),
+            turn,
+            mine: KeptBox::default(),
+            held_since: None,
+            by_hand,
+            given: None,
+            pill: None,
+            ended: false,
+            joined,
+            dir,
+            before: IdSet::new(),
+            journal: None,
+            unrecorded: None,
+            types: PhantomData,
+        };
+        if let Some(journal) = journal.filter(|_| sink.joined.run != 0) {
+            sink.go_on_with(journal)?;
+        }
+        Ok(sink)
+    }
+
     /// The sink of the pipeline whose ventilator listens at `endpoint`.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde::Serialize;
 
+use super::by_queue::{self, Handing, Queues};
 use super::random_id;
 use crate::error::{Error, Result};
 use crate::hub::dial::{Dial, Need};
@@ -228,6 +229,12 @@ impl VentilatorBuilder {
                 ),
             });
         }
+        if let [url] = &self.endpoints[..]
+            && by_queue::is_queue(url)
+        {
+            let queues = Queues::new(url, self.means.clone(), self.patience)?;
+            return self.hand_to(queues);
+        }
         let life = random_id()?;
         let past = match &self.journal {
             Some(journal) => Some(journal.begin(life)?),
@@ -296,6 +303,40 @@ impl VentilatorBuilder {
             ticket,
             run,
             dir: dir_path,
+            scratch: std::sync::Mutex::default(),
+            tasks: PhantomData,
+        })
+    }
+
+    /// A ventilator whose tasks go into a queue.
+    fn hand_to<T: Payload>(self, queues: Queues) -> Result<Ventilator<T>> {
+        if let Some(journal) = &self.journal {
+            return Err(Error::Journal {
+                path: journal.path().to_owned(),
+                why: "the tasks of this run are kept by its queue, not by a journal; leave it out"
+                    .to_owned(),
+            });
+        }
+        let run = queues.run();
+        let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
+        let intake = Intake::new(waker.clone());
+        let orders = Arc::new(Orders::default());
+        let shared = (intake.clone(), Arc::clone(&orders), waker.clone());
+        let handing = Handing::connect(queues, shared, self.job, self.tries, self.title)?;
+        let thread = std::thread::Builder::new()
+            .name("ventilator".to_owned())
+            .spawn(move || handing.run())
+            .map_err(|error| Error::system("cannot start the ventilator's thread", error))?;
+        Ok(Ventilator {
+            intake,
+            journal: None,
+            orders,
+            waker,
+            thread: Some(thread),
+            endpoints: Vec::new(),
+            ticket: None,
+            run,
+            dir: std::path::PathBuf::new(),
             scratch: std::sync::Mutex::default(),
             tasks: PhantomData,
         })

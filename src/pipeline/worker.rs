@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde::de::DeserializeOwned;
 
+use super::by_queue::{self, Queues, Working};
 use super::{Cause, random_id};
 use crate::error::{Error, Result};
-use crate::hub::consumer::{Assigned, Consumer, Settings, Shared, Want};
+use crate::hub::consumer::{Assigned, Consumer, Ended, Settings, Shared, Want};
 use crate::hub::host::host_name;
 use crate::hub::outbox::{Finished, error_body};
 use crate::keys::Proof;
@@ -22,6 +23,7 @@ use crate::wire::access::Means;
 use crate::wire::body::Body;
 use crate::wire::endpoint::Endpoint;
 use crate::wire::payload::Payload;
+use crate::wire::wake::Waker;
 
 /// A process (or thread) that runs tasks for a ventilator.
 ///
@@ -35,12 +37,27 @@ use crate::wire::payload::Payload;
 /// # Ok::<(), procession::Error>(())
 /// ```
 pub struct Worker {
-    consumer: Consumer,
+    work: Loop,
     shared: Arc<Shared>,
     slots: u32,
     peer: u64,
     job: Vec<u8>,
     on_end: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// Where its tasks come from.
+enum Loop {
+    Ventilator(Consumer),
+    Queue(Working),
+}
+
+impl Loop {
+    fn run(self) -> Result<Ended> {
+        match self {
+            Self::Ventilator(consumer) => consumer.run(),
+            Self::Queue(working) => working.run(),
+        }
+    }
 }
 
 /// How a [`Worker`] shall be.
@@ -90,11 +107,15 @@ impl WorkerBuilder {
         self
     }
 
-    /// Dials, and waits for the welcome.
+    /// Dials, and waits for the welcome. A [queue's URL](crate::engine::Address) leads to a run that goes through that queue; it waits
+    /// for the first task then, however long that takes.
     ///
     /// # Errors
     /// [`Error::NobodyThere`], [`Error::Refused`], or a bad endpoint.
     pub fn connect(self, endpoint: &str) -> Result<Worker> {
+        if by_queue::is_queue(endpoint) {
+            return self.take_from(endpoint);
+        }
         let endpoint: Endpoint = endpoint.parse()?;
         let credentials = self.means.to_dial(&endpoint)?;
         let peer = random_id()?;
@@ -116,7 +137,29 @@ impl WorkerBuilder {
             },
         )?;
         Ok(Worker {
-            consumer,
+            work: Loop::Ventilator(consumer),
+            shared,
+            slots: self.slots,
+            peer,
+            job,
+            on_end: self.on_end,
+        })
+    }
+
+    /// A worker of a run that goes through a queue.
+    fn take_from(self, url: &str) -> Result<Worker> {
+        let queues = Queues::new(url, self.means, self.patience)?;
+        let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
+        let shared = Shared::new(waker, self.slots, false);
+        if let Some(call) = self.on_dial {
+            call(WorkerHandle {
+                shared: Arc::clone(&shared),
+            });
+        }
+        let peer = random_id()?;
+        let (working, job) = Working::connect(queues, peer, &shared, self.on_kill)?;
+        Ok(Worker {
+            work: Loop::Queue(working),
             shared,
             slots: self.slots,
             peer,
@@ -187,7 +230,10 @@ impl Worker {
     /// The interval of heartbeats, as the ventilator has it: who is not heard for three of them is taken to be gone.
     #[must_use]
     pub const fn heartbeat(&self) -> Duration {
-        self.consumer.heartbeat()
+        match &self.work {
+            Loop::Ventilator(consumer) => consumer.heartbeat(),
+            Loop::Queue(_) => Duration::from_secs(1),
+        }
     }
 
     /// What the ventilator's program said about the run.
@@ -261,7 +307,7 @@ impl Worker {
         slot: impl Fn(Slot<T, R>) + Sync,
     ) -> Result<WorkerEnd> {
         let shared = &self.shared;
-        let consumer = self.consumer;
+        let work = self.work;
         let ended = thread::scope(|scope| {
             let mut slots = Vec::new();
             for number in 1..=self.slots {
@@ -289,7 +335,7 @@ impl Worker {
                     }
                 }
             }
-            let ended = consumer.run();
+            let ended = work.run();
             if let Some(call) = self.on_end {
                 call();
             }

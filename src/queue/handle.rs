@@ -242,18 +242,6 @@ impl Inner {
         if plan.info.maxsize > 0 {
             address.maxsize = Some(plan.info.maxsize);
         }
-        let mut server = address.server.clone();
-        let mut part = |key: &str, value: String| {
-            server.push(if server.contains('?') { '&' } else { '?' });
-            server.push_str(&format!("{key}={value}"));
-        };
-        part("queue", address.queue.clone());
-        if let Some(maxsize) = address.maxsize {
-            part("maxsize", maxsize.to_string());
-        }
-        if let Some(lease) = address.lease {
-            part("lease", lease.as_secs().to_string());
-        }
         // Whoever opens the same queue twice shares what it has of it.
         let named = format!(
             "{} {} {}",
@@ -264,7 +252,7 @@ impl Inner {
         run.copy_from_slice(&hash.as_bytes()[..8]);
         let inner = Self::of_ticket(Ticket {
             endpoint: address.to_string(),
-            server,
+            server: address.url(),
             run: RunId::from_le_bytes(run),
             joinable: plan.info.joinable,
             maxsize: address.maxsize.unwrap_or_default(),

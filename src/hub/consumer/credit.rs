@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Consumer;
+use super::{Consumer, Shared};
 use crate::wire::frame::{self, Credit, kind};
 
 /// How much work lies ahead of the slots.
@@ -66,15 +66,22 @@ impl Consumer {
 
     /// How many tasks should be here, running or not.
     fn target(&self) -> u64 {
-        let slots = u64::from(self.settings.slots);
         if self.leaving || self.pill.is_some() {
             return 0;
         }
         if self.outbox.kept() >= KEPT || self.outbox.memory() >= KEPT_BYTES {
             return 0;
         }
-        let mean = Duration::from_nanos(self.shared.mean.load(Ordering::Relaxed));
-        let fixed = self.shared.ahead.load(Ordering::Relaxed);
+        self.shared.appetite()
+    }
+}
+
+impl Shared {
+    /// How many tasks should be here, running or not: one for each slot, and what these do in a while.
+    pub(crate) fn appetite(&self) -> u64 {
+        let slots = u64::from(self.slots);
+        let mean = Duration::from_nanos(self.mean.load(Ordering::Relaxed));
+        let fixed = self.ahead.load(Ordering::Relaxed);
         let ahead = if fixed > 0 {
             fixed * slots
         } else if mean.is_zero() || mean > LONG {

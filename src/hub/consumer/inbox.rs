@@ -3,7 +3,7 @@
 use crate::hub::outside::Instant;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -31,8 +31,8 @@ pub(crate) struct Assigned {
     /// How earlier attempts at it ended.
     pub(crate) obituaries: Vec<Obituary>,
     /// Its place on its lane, from 1, and which lane that was.
-    pub(super) seq: u64,
-    pub(super) lane: u32,
+    pub(crate) seq: u64,
+    pub(crate) lane: u32,
 }
 
 /// What the slots and the event loop share.
@@ -106,6 +106,27 @@ pub(super) struct Out {
 }
 
 impl Shared {
+    /// For so many slots. `local`: the ventilator is in this process.
+    pub(crate) fn new(waker: Waker, slots: u32, local: bool) -> Arc<Self> {
+        Arc::new(Self {
+            inbox: Mutex::default(),
+            ready: Condvar::new(),
+            out: Mutex::default(),
+            waker,
+            slots,
+            mean: AtomicU64::new(0),
+            ahead: AtomicU64::new(0),
+            leave: AtomicBool::new(false),
+            kill: AtomicBool::new(false),
+            deserting: AtomicBool::new(false),
+            doom: Mutex::new(Doom::None),
+            doom_known: Condvar::new(),
+            cut: AtomicBool::new(false),
+            local,
+            ran: AtomicU64::new(0),
+        })
+    }
+
     pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -287,6 +308,44 @@ impl Shared {
 
     pub(crate) fn is_killed(&self) -> bool {
         self.kill.load(Ordering::Acquire)
+    }
+
+    pub(crate) const fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    /// Whether it was told to leave.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leave.load(Ordering::Acquire)
+    }
+
+    /// A task for the slots, of a loop that has no lane.
+    pub(crate) fn assign(&self, task: Assigned) {
+        self.inbox().tasks.push_back(task);
+        self.ready.notify_one();
+    }
+
+    /// No more tasks will come; `drop_rest`: those that no slot has taken are not to be run here.
+    pub(crate) fn end(&self, drop_rest: bool) {
+        let mut inbox = self.inbox();
+        inbox.ended = true;
+        if drop_rest {
+            inbox.tasks.clear();
+        }
+        drop(inbox);
+        self.ready.notify_all();
+    }
+
+    /// How many tasks are here, running or not.
+    pub(crate) fn here(&self) -> u64 {
+        let inbox = self.inbox();
+        (inbox.tasks.len() + inbox.running.len()) as u64
+    }
+
+    /// What the slots have done since this was asked last: finished, to be tried again, and not done because we leave.
+    pub(crate) fn take_out(&self) -> (Vec<Finished>, Vec<Finished>, Vec<(TaskId, u32)>) {
+        let out = std::mem::take(&mut *self.out());
+        (out.finished, out.again, out.returned)
     }
 
     pub(crate) fn ran(&self) -> u64 {

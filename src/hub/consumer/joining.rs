@@ -1,11 +1,11 @@
 //! How a worker comes to a run, for the first time or again: its hello, what it holds, and its welcome.
 
 use crate::hub::outside::Instant;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::inbox::{Doom, Shared};
+use super::inbox::Shared;
 use super::lane::Lane;
 use super::{Consumer, Ready, Settings};
 use crate::error::{Error, Result};
@@ -24,23 +24,8 @@ impl Consumer {
         before_dialling: impl FnOnce(&Arc<Shared>),
     ) -> Result<(Self, Arc<Shared>, Vec<u8>)> {
         let waker = Waker::new().map_err(|error| Error::system("cannot make an eventfd", error))?;
-        let shared = Arc::new(Shared {
-            inbox: Mutex::default(),
-            ready: Condvar::new(),
-            out: Mutex::default(),
-            waker,
-            slots: settings.slots,
-            mean: AtomicU64::new(0),
-            ahead: AtomicU64::new(0),
-            leave: AtomicBool::new(false),
-            kill: AtomicBool::new(false),
-            deserting: AtomicBool::new(false),
-            doom: Mutex::new(Doom::None),
-            doom_known: Condvar::new(),
-            cut: AtomicBool::new(false),
-            local: settings.endpoint.transport() == Transport::Inproc,
-            ran: AtomicU64::new(0),
-        });
+        let local = settings.endpoint.transport() == Transport::Inproc;
+        let shared = Shared::new(waker, settings.slots, local);
         before_dialling(&shared);
         let mut consumer = Self {
             dial: Dial::new(

@@ -73,6 +73,18 @@ impl Orders {
         self.lock().condemned.remove(&id)
     }
 
+    /// The cause for which it was told to stop.
+    pub(crate) fn halted(&self) -> Option<u8> {
+        self.lock().halt
+    }
+
+    /// What [`state`](Self::state) shows from now on.
+    pub(crate) fn publish(&self, state: State) {
+        let mut orders = self.lock();
+        let total = orders.total;
+        orders.state = State { total, ..state };
+    }
+
     pub(crate) fn set_total(&self, total: u64) {
         self.lock().total = Some(total);
     }

@@ -53,7 +53,7 @@ pub(crate) enum Arrived<'a> {
 }
 
 /// An item by its block, which is of an attempt, and its place there.
-type Taken = ((TaskId, u32), u32);
+pub(crate) type Taken = ((TaskId, u32), u32);
 
 #[derive(Debug)]
 pub(crate) struct Getting {
@@ -200,16 +200,25 @@ impl Getting {
     }
 
     /// Takes the next item; whether the loop is to be told.
-    fn take<T>(&mut self, read: impl FnOnce(Arrived<'_>) -> T) -> Option<(T, bool)> {
+    /// `leased`: of a joinable queue, an item that is spoken of by itself, and not as the first of those that its thread has.
+    fn take<T>(
+        &mut self,
+        leased: bool,
+        read: impl FnOnce(Arrived<'_>) -> T,
+    ) -> Option<(T, bool, Taken)> {
         if self.current.left == 0 && !self.open_next() {
             return None;
         }
+        let mut taken = ((0, 0), 0);
         if self.joinable
             && let Some(held) = self.held.get(self.open)
         {
             let item = held.taken + (self.current.counted - self.current.left);
-            let mine = self.taken_by.entry(std::thread::current().id());
-            mine.or_default().push_back(((held.id, held.attempt), item));
+            taken = ((held.id, held.attempt), item);
+            if !leased {
+                let mine = self.taken_by.entry(std::thread::current().id());
+                mine.or_default().push_back(taken);
+            }
         }
         let current = &mut self.current;
         current.left -= 1;
@@ -223,7 +232,7 @@ impl Getting {
             body => read(Arrived::Large(body.clone())),
         };
         if current.left > 0 && !self.asleep && self.say_each == u64::MAX {
-            return Some((value, false));
+            return Some((value, false, taken));
         }
         let finished = current.left == 0;
         self.settle();
@@ -232,7 +241,7 @@ impl Getting {
         }
         let wake =
             self.asleep || (finished && self.untaken <= self.low) || self.unsaid >= self.say_each;
-        Some((value, wake))
+        Some((value, wake, taken))
     }
 
     /// Opens the next block that is here.
@@ -433,18 +442,49 @@ impl Shared {
         wait: Wait,
         read: impl FnOnce(Arrived<'_>) -> T,
     ) -> Result<T, NoItem> {
+        self.get_as(false, wait, read).map(|(value, _)| value)
+    }
+
+    /// As [`get`](Self::get), of a joinable queue: the item is done with when [`settle`](Self::settle) says so of it.
+    pub(crate) fn lease<T>(
+        &self,
+        wait: Wait,
+        read: impl FnOnce(Arrived<'_>) -> T,
+    ) -> Result<(T, Taken), NoItem> {
+        self.get_as(true, wait, read)
+    }
+
+    /// An item that was leased is done with.
+    pub(crate) fn settle(&self, (block, item): Taken) {
+        let mut get = self.getting();
+        get.settle();
+        get.finish(block, item);
+        get.prompt |= get.untaken == 0 && get.undone() == 0;
+        let wake = get.asleep || get.prompt;
+        drop(get);
+        if wake {
+            self.waker.wake();
+        }
+    }
+
+    fn get_as<T>(
+        &self,
+        leased: bool,
+        wait: Wait,
+        read: impl FnOnce(Arrived<'_>) -> T,
+    ) -> Result<(T, Taken), NoItem> {
         let mut get = self.getting();
         let mut read = Some(read);
         let mut coming: Option<Instant> = None;
         loop {
             if get.has_item() {
-                let taken = get.take(|item| read.take().map(|read| read(item)));
-                if let Some((Some(value), wake)) = taken {
+                let taken = get.take(leased, |item| read.take().map(|read| read(item)));
+                if let Some((Some(value), wake, taken)) = taken {
                     drop(get);
                     if wake {
                         self.waker.wake();
                     }
-                    return Ok(value);
+                    return Ok((value, taken));
                 }
             }
             if let Some(end) = &get.end {

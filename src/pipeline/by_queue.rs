@@ -1,0 +1,168 @@
+//! A run whose tasks and results go through two queues, which somebody else carries: a server, or a host of queues
+//! (`procession queue`). So the roles need not meet, and the ventilator may leave when it has handed over its last task.
+//!
+//! ```text
+//!   ventilator ─► NAME.tasks ─► workers ─► NAME.results ─► sink
+//! ```
+//!
+//! Both are [`JoinableQueue`]s. A worker is done with a task when its result is in the other queue; the sink is done with a result when the
+//! program has kept it. So what a dead worker held is run again, what a dead sink had not kept comes to the next one, and of several results
+//! of one task the sink takes the first. The ventilator says first what the run is about, and last how many tasks there are; when
+//! the sink has kept as many results, it shuts both queues down: that is the poison pill.
+//!
+//! The program's side of each role is that of a run with a ventilator of its own; only the loop behind it is another one.
+
+mod gathering;
+mod handing;
+mod working;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use gathering::Gathering;
+pub(crate) use handing::Handing;
+pub(crate) use working::Working;
+
+use crate::JoinableQueue;
+use crate::engine::Address;
+use crate::error::{Error, Result};
+use crate::obituary::Obituary;
+use crate::queue::Item;
+use crate::wire::access::Means;
+use crate::wire::frame::RunId;
+
+/// So long a loop waits for one thing before it looks at the others.
+const TURN: Duration = Duration::from_millis(50);
+
+/// An item of `NAME.tasks`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Task {
+    /// From 1, in the order of input.
+    id: u64,
+    /// From 1.
+    attempt: u32,
+    tries_left: u32,
+    /// What the ventilator's program says about the run.
+    #[serde(with = "serde_bytes")]
+    job: Vec<u8>,
+    #[serde(with = "serde_bytes")]
+    body: Vec<u8>,
+    obituaries: Vec<Obituary>,
+}
+
+/// An item of `NAME.results`.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    /// The first one: what the run is about.
+    Begin {
+        #[serde(with = "serde_bytes")]
+        job: Vec<u8>,
+    },
+    Result(Done),
+    /// Behind the last task: so many there are.
+    End {
+        total: u64,
+    },
+    /// Nobody will put more tasks: the ventilator was stopped for this cause, when it had put so many.
+    Stopped {
+        total: u64,
+        cause: u8,
+    },
+}
+
+/// A task's result.
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {
+    id: u64,
+    attempt: u32,
+    worker: u64,
+    exit: i32,
+    signal: i32,
+    micros: u64,
+    /// There is no value: the body is an error's text.
+    error: bool,
+    #[serde(with = "serde_bytes")]
+    body: Vec<u8>,
+    obituaries: Vec<Obituary>,
+}
+
+/// Whether a run that is named so goes through queues.
+pub(crate) fn is_queue(url: &str) -> bool {
+    Address::is_of_server(url) || url.contains("?queue=") || url.contains("&queue=")
+}
+
+/// The two queues of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Queues {
+    address: Address,
+    means: Means,
+    patience: Duration,
+}
+
+impl Queues {
+    pub(crate) fn new(url: &str, means: Means, patience: Duration) -> Result<Self> {
+        let address: Address = url.parse()?;
+        if address.queue.is_empty() {
+            return Err(Error::BadEndpoint {
+                endpoint: address.to_string(),
+                why: "a run's queue has a name: add ?queue=NAME".to_owned(),
+            });
+        }
+        Ok(Self {
+            address,
+            means,
+            patience,
+        })
+    }
+
+    /// As it is shown.
+    fn shown(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The run's number, which follows from its name: whoever comes again comes to the same run.
+    pub(crate) fn run(&self) -> RunId {
+        let named = format!("{} {}", self.address.server, self.address.queue);
+        let mut number = [0; 8];
+        number.copy_from_slice(&blake3::hash(named.as_bytes()).as_bytes()[..8]);
+        RunId::from_le_bytes(number).max(1)
+    }
+
+    fn tasks(&self) -> Result<JoinableQueue<Task>> {
+        self.open(&self.part("tasks"))
+    }
+
+    fn results(&self) -> Result<JoinableQueue<Report>> {
+        // Bounding these as well, a sink that waits for one more would wait for ever.
+        self.open(&Address {
+            maxsize: None,
+            ..self.part("results")
+        })
+    }
+
+    fn part(&self, part: &str) -> Address {
+        self.address
+            .named(&format!("{}.{part}", self.address.queue))
+    }
+
+    fn open<T: Item>(&self, address: &Address) -> Result<JoinableQueue<T>> {
+        let mut builder = JoinableQueue::<T>::builder()
+            .patience(self.patience)
+            .insecure(self.means.insecure);
+        if let Some(keys) = &self.means.keys {
+            builder = builder.keys(keys.clone());
+        }
+        builder.connect(&address.url())
+    }
+
+    /// Removes what is left of a run of this name that is over.
+    fn clear(&self) -> Result<()> {
+        for part in ["tasks", "results"] {
+            crate::engine::open(&self.part(part), true)?
+                .connect()?
+                .remove()?;
+        }
+        Ok(())
+    }
+}

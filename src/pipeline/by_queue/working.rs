@@ -1,0 +1,250 @@
+//! The worker's loop: takes tasks from one queue for its slots, and puts what they have done into the other.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::{Done, Queues, Report, TURN, Task};
+use crate::JoinableQueue;
+use crate::error::{Error, Result};
+use crate::hub::consumer::{Assigned, Ended, Shared};
+use crate::hub::member::Taken;
+use crate::hub::outbox::Finished;
+use crate::hub::outside::poll;
+use crate::queue::after;
+use crate::wire::body::Body;
+use crate::wire::frame::{PeerId, Pill, TaskId, kind};
+
+/// While results are on their way to the queue, a look at what the slots have done.
+const ROUND: Duration = Duration::from_millis(8);
+
+/// A worker whose tasks come from a queue.
+pub(crate) struct Working {
+    queues: Queues,
+    shared: Arc<Shared>,
+    peer: PeerId,
+    on_kill: Option<Box<dyn Fn() + Send>>,
+    results: JoinableQueue<Report>,
+    held: Arc<Held>,
+    killed: bool,
+}
+
+/// What the loop shares with the thread that takes tasks.
+struct Held {
+    tasks: JoinableQueue<Task>,
+    /// By number: what was taken and has no result yet, and how it came.
+    leased: Mutex<FxHashMap<TaskId, (Taken, Task)>>,
+    /// The first task, taken to learn what the run is about.
+    first: Mutex<Option<(Task, Taken)>>,
+}
+
+impl Held {
+    fn leased(&self) -> MutexGuard<'_, FxHashMap<TaskId, (Taken, Task)>> {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Working {
+    /// Joins the queues, and waits for the first task, which says what the run is about. The job is empty when there will be none.
+    pub(crate) fn connect(
+        queues: Queues,
+        peer: PeerId,
+        shared: &Arc<Shared>,
+        on_kill: Option<Box<dyn Fn() + Send>>,
+    ) -> Result<(Self, Vec<u8>)> {
+        let (tasks, results) = (queues.tasks()?, queues.results()?);
+        let mut first = None;
+        while first.is_none() && !shared.is_leaving() {
+            match tasks.lease(after(TURN)) {
+                Ok(leased) => first = Some(leased),
+                Err(Error::Empty) => {}
+                Err(Error::ShutDown) => break,
+                Err(error @ Error::Encoding { .. }) => log::warn!("passed over: {error}"),
+                Err(error) => return Err(error),
+            }
+        }
+        let job = first
+            .as_ref()
+            .map_or(Vec::new(), |(task, _)| task.job.clone());
+        let working = Self {
+            queues,
+            shared: Arc::clone(shared),
+            peer,
+            on_kill,
+            results,
+            held: Arc::new(Held {
+                tasks,
+                leased: Mutex::default(),
+                first: Mutex::new(first),
+            }),
+            killed: false,
+        };
+        Ok((working, job))
+    }
+
+    /// Works until the queue was shut down, until told to leave, or until the queue is gone.
+    pub(crate) fn run(mut self) -> Result<Ended> {
+        let (held, shared) = (Arc::clone(&self.held), Arc::clone(&self.shared));
+        let taking = thread::Builder::new()
+            .name("tasks".to_owned())
+            .spawn(move || take(&held, &shared))
+            .map_err(|error| Error::system("cannot start a thread that takes tasks", error))?;
+        let served = self.serve(&taking);
+        if served.is_err() {
+            self.shared.kill();
+            self.read_orders();
+        }
+        self.shared.end(true);
+        let was_shut_down = match taking.join() {
+            Ok(taken) => taken,
+            Err(_) => Ok(false),
+        };
+        served?;
+        let pill = Pill {
+            kind: kind::PILL,
+            run: self.queues.run(),
+            done: 0,
+            failed: 0,
+            cause: 0,
+            kill: false,
+        };
+        Ok(Ended {
+            pill: was_shut_down?.then_some(pill),
+        })
+    }
+
+    fn serve(&mut self, taking: &thread::JoinHandle<Result<bool>>) -> Result<()> {
+        loop {
+            // Asked before what is there is looked at: behind the last task come only results.
+            let no_more = taking.is_finished();
+            self.read_orders();
+            if self.shared.is_leaving() {
+                self.shared.end(true);
+            }
+            let busy = self.shared.here() > 0;
+            let some = self.report()?;
+            if no_more && !busy && !some {
+                return Ok(());
+            }
+            poll(&[], self.shared.waker(), if busy { ROUND } else { TURN })?;
+        }
+    }
+
+    fn read_orders(&mut self) {
+        if self.shared.is_killed()
+            && !std::mem::replace(&mut self.killed, true)
+            && let Some(on_kill) = &self.on_kill
+        {
+            on_kill();
+        }
+    }
+
+    /// Puts what was done into the queue, and is then done with the tasks; whether there was something.
+    fn report(&self) -> Result<bool> {
+        let (finished, again, returned) = self.shared.take_out();
+        if finished.is_empty() && again.is_empty() && returned.is_empty() {
+            return Ok(false);
+        }
+        let mut done = Vec::with_capacity(finished.len() + again.len());
+        for result in finished {
+            done.push(result.id);
+            let report = Report::Result(self.done(result));
+            self.results.put(report).map_err(|error| *error.why)?;
+        }
+        for failed in again {
+            let Some((taken, mut task)) = self.held.leased().remove(&failed.id) else {
+                continue;
+            };
+            task.attempt += 1;
+            task.tries_left = task.tries_left.saturating_sub(1);
+            task.obituaries = failed.obituaries;
+            self.held.tasks.put(task).map_err(|error| *error.why)?;
+            self.held.tasks.flush()?;
+            self.held.tasks.settle(taken);
+        }
+        self.results.flush()?;
+        let mut leased = self.held.leased();
+        for id in done {
+            if let Some((taken, _)) = leased.remove(&id) {
+                self.held.tasks.settle(taken);
+            }
+        }
+        // What was returned goes to others when this process leaves.
+        Ok(true)
+    }
+
+    fn done(&self, result: Finished) -> Done {
+        let (body, error) = match result.body.to_bytes() {
+            Ok(bytes) => (bytes.into(), result.error),
+            Err(error) => (
+                format!("the result cannot be read back: {error}").into_bytes(),
+                true,
+            ),
+        };
+        Done {
+            id: result.id,
+            attempt: result.attempt,
+            worker: self.peer,
+            exit: result.exit,
+            signal: result.signal,
+            micros: result.micros,
+            error,
+            body,
+            obituaries: result.obituaries,
+        }
+    }
+}
+
+/// Takes tasks as the slots can do with more; whether there will be no more because the queue was shut down.
+fn take(held: &Held, shared: &Shared) -> Result<bool> {
+    let mut next = held
+        .first
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    let taken = loop {
+        if shared.is_leaving() {
+            break Ok(false);
+        }
+        if let Some((task, taken)) = next.take() {
+            hold(held, shared, task, taken);
+        }
+        if shared.here() >= shared.appetite() {
+            thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        match held.tasks.lease(after(TURN)) {
+            Ok(leased) => next = Some(leased),
+            Err(Error::Empty) => {}
+            Err(Error::ShutDown) => break Ok(true),
+            Err(error @ Error::Encoding { .. }) => log::warn!("passed over: {error}"),
+            Err(error) => break Err(error),
+        }
+    };
+    shared.end(false);
+    shared.waker().wake();
+    taken
+}
+
+fn hold(held: &Held, shared: &Shared, mut task: Task, taken: Taken) {
+    let body = std::mem::take(&mut task.body);
+    let assigned = Assigned {
+        id: task.id,
+        attempt: task.attempt,
+        tries_left: task.tries_left,
+        body: Body::from(body.clone()),
+        obituaries: std::mem::take(&mut task.obituaries),
+        seq: 0,
+        lane: 0,
+    };
+    if task.tries_left > 0 {
+        task.body = body;
+    }
+    // It comes again when the connection was lost: it runs already, and the way that it came last is the one that counts.
+    let before = held.leased().insert(assigned.id, (taken, task));
+    if before.is_none() {
+        shared.assign(assigned);
+    }
+}
