@@ -133,8 +133,17 @@ pub struct RunArgs {
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct VentilatorArgs {
     /// Listen on ENDPOINT, the one that workers and the sink connect to
-    #[arg(long, value_name = "ENDPOINT")]
-    pub bind: String,
+    #[arg(long, value_name = "ENDPOINT", required_unless_present = "queue")]
+    pub bind: Option<String>,
+
+    /// Put the tasks into this queue instead, and leave
+    ///
+    /// URL is redis://HOST/0?queue=NAME, amqp://HOST?queue=NAME, beanstalk://HOST?queue=NAME, or
+    /// tcp://HOST:PORT?queue=NAME and ipc://PATH?queue=NAME for a procession queue there. Workers and the
+    /// sink take the same URL. With &maxsize=N it waits while N tasks are there that nobody has done.
+    /// procession guarantees URL says what such a queue promises.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["bind", "advertise", "ticket_out"])]
+    pub queue: Option<String>,
 
     /// Host name or address by which the others reach this one
     #[arg(long, value_name = "HOST")]
@@ -160,8 +169,12 @@ pub struct VentilatorArgs {
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct WorkerArgs {
     /// The ventilator's endpoint
-    #[arg(long, value_name = "ENDPOINT", required_unless_present = "ticket")]
+    #[arg(long, value_name = "ENDPOINT", required_unless_present_any = ["ticket", "queue"])]
     pub connect: Option<String>,
+
+    /// Take tasks through this queue instead (see ventilator --queue)
+    #[arg(long, value_name = "URL", conflicts_with_all = ["connect", "ticket"])]
+    pub queue: Option<String>,
 
     #[command(flatten)]
     pub join: JoinArgs,
@@ -196,8 +209,12 @@ pub struct WorkerArgs {
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct SinkArgs {
     /// The ventilator's endpoint
-    #[arg(long, value_name = "ENDPOINT", required_unless_present = "ticket")]
+    #[arg(long, value_name = "ENDPOINT", required_unless_present_any = ["ticket", "queue"])]
     pub connect: Option<String>,
+
+    /// Take results through this queue instead (see ventilator --queue)
+    #[arg(long, value_name = "URL", conflicts_with_all = ["connect", "ticket"])]
+    pub queue: Option<String>,
 
     #[command(flatten)]
     pub join: JoinArgs,

@@ -24,7 +24,11 @@ use crate::signals::{self, Ending, Order};
 /// # Errors
 /// With what is to be said.
 pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
-    let joining = access::joining(args.connect.as_ref(), &args.join, &args.common.reach)?;
+    let joining = access::joining(
+        args.connect.as_ref().or(args.queue.as_ref()),
+        &args.join,
+        &args.common.reach,
+    )?;
     if let Some(bind) = &args.bind {
         feed::between_processes(bind)?;
     }

@@ -19,7 +19,8 @@ use crate::signals::{self, Ending, Order};
 /// # Errors
 /// With what is to be said.
 pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
-    feed::between_processes(&args.bind)?;
+    let place = args.queue.or(args.bind).unwrap_or_default();
+    feed::between_processes(&place)?;
     let job = feed::job(&args.input)?;
     let input = feed::open(&args.input)?;
     let journal = match journal::open(&args.journal, &journal::subject("ventilator", &args.input))?
@@ -34,14 +35,14 @@ pub fn run(args: VentilatorArgs) -> Result<ExitCode, Box<dyn Error>> {
         &job,
         journal.as_ref(),
     )?
-    .bind_also(&args.bind)
+    .bind_also(&place)
     .limits(access::limits(&args.limits));
     if args.tickets.ticket_out.is_some() {
         builder = builder.ticket();
     }
     let ventilator: Ventilator<procession::Body> = builder.start()?;
     let _ticket = access::write(args.tickets.ticket_out.as_ref(), &ventilator)?;
-    say_port(&args.bind, &ventilator);
+    say_port(&place, &ventilator);
     let guardian = guard(&ventilator);
     let handle = ventilator.handle();
     listen(handle.clone(), None)?;
@@ -73,7 +74,9 @@ pub fn guard(ventilator: &Ventilator<procession::Body>) -> Option<Guardian> {
 
 /// Has the run's private directory, and sockets elsewhere, removed should we be killed.
 pub fn protect(guardian: &Guardian, ventilator: &Ventilator<procession::Body>) {
-    guardian.remove_on_death(ventilator.private_dir());
+    if !ventilator.private_dir().as_os_str().is_empty() {
+        guardian.remove_on_death(ventilator.private_dir());
+    }
     for path in ventilator.endpoints().iter().filter_map(|e| e.path()) {
         guardian.remove_socket_on_death(path);
     }

@@ -29,7 +29,11 @@ pub fn run(args: WorkerArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
         return rehearse(&args, faults);
     }
-    let joining = access::joining(args.connect.as_ref(), &args.join, &args.common.reach)?;
+    let joining = access::joining(
+        args.connect.as_ref().or(args.queue.as_ref()),
+        &args.join,
+        &args.common.reach,
+    )?;
     let stop = Stop::new()?;
     let handle: Arc<Mutex<Option<WorkerHandle>>> = Arc::default();
     let exit: Arc<Mutex<Option<ExitCode>>> = Arc::default();

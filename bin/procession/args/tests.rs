@@ -280,7 +280,10 @@ fn each_role_reads_its_own_options() {
     ]) else {
         panic!()
     };
-    assert_eq!((args.bind.as_str(), args.input.filter), ("ipc:///x", true));
+    assert_eq!(
+        (args.bind.as_deref(), args.input.filter),
+        (Some("ipc:///x"), true)
+    );
     assert_eq!(args.input.values, Some(strings(&["a"])));
     let Ok(Action::Worker(args)) =
         typed(&["worker", "--connect=ipc:///x", "-j", "3", "gzip", "-9"])
