@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hosting::{Hosted, LAST_CALL, at_the_end, say};
 use super::joining::Joining;
+use super::place::Place;
 use crate::error::{Error, Result};
 use crate::hub::host::{Host, Orders, Settings, host_name, machine_id};
 use crate::hub::intake::Intake;
@@ -105,6 +106,8 @@ impl Inner {
             given_up: None,
             journal: None,
             done_before: Default::default(),
+            keeping: None,
+            one_of_many: false,
             queue: Some(plan.info),
             listening,
             limits: plan.limits,
@@ -154,7 +157,9 @@ impl Inner {
             return inner;
         }
         let inner = Arc::new(Self {
-            endpoints: ticket.endpoint.parse().into_iter().collect(),
+            endpoints: (ticket.endpoint.parse().into_iter())
+                .map(|place: Place| place.endpoint)
+                .collect(),
             ticket,
             joining: Arc::default(),
             hosted: Mutex::default(),
@@ -171,9 +176,11 @@ impl Inner {
 
     /// Joins the queue at an endpoint.
     pub(super) fn connect(endpoint: &str, plan: &Plan) -> Result<Arc<Self>> {
-        let endpoint: Endpoint = endpoint.parse()?;
+        let place: Place = endpoint.parse()?;
+        let endpoint = place.endpoint.clone();
         let credentials = plan.means().to_dial(&endpoint)?;
         let joining = Arc::<Joining>::default();
+        let named = place.named(plan.info);
         let settings = || {
             Ok(member::Settings {
                 endpoint: endpoint.clone(),
@@ -183,6 +190,7 @@ impl Inner {
                 patience: plan.patience,
                 same_machine: false,
                 watchers: Subscribers::default(),
+                named: named.clone(),
             })
         };
         let nobody = || Error::HostGone {
@@ -191,21 +199,16 @@ impl Inner {
         };
         let member = joining.join(Wait::Forever, settings)?.ok_or_else(nobody)?;
         let (run, info) = (member.run(), member.info().unwrap_or_default());
-        if info.joinable != plan.info.joinable {
+        if let Err(why) = place.check(info, plan.info.joinable) {
             joining.leave(Instant::now());
             return Err(Error::BadHandle {
-                endpoint: endpoint.to_string(),
-                why: if info.joinable {
-                    "a JoinableQueue is there; connect with JoinableQueue::connect"
-                } else {
-                    "it is no JoinableQueue; connect with Queue::connect"
-                }
-                .to_owned(),
+                endpoint: place.to_string(),
+                why,
             });
         }
         let inner = Arc::new(Self {
             ticket: Ticket {
-                endpoint: endpoint.to_string(),
+                endpoint: place.to_string(),
                 run,
                 joinable: info.joinable,
                 maxsize: info.maxsize,
@@ -248,10 +251,15 @@ impl Inner {
     }
 
     fn settings(&self) -> Result<member::Settings> {
-        let endpoint = match &self.here {
-            Some(here) => here.clone(),
+        let place = match &self.here {
+            Some(here) => Place::from(here.clone()),
             None => self.ticket.endpoint.parse()?,
         };
+        let named = place.named(QueueInfo {
+            maxsize: self.ticket.maxsize,
+            joinable: self.ticket.joinable,
+        });
+        let endpoint = place.endpoint;
         let elsewhere = self.here.is_none() && self.ticket.machine != machine_id();
         if elsewhere && endpoint.transport() != Transport::Tcp {
             return Err(Error::BadHandle {
@@ -265,7 +273,8 @@ impl Inner {
         }
         // A handle carries no keys: they are this process's own.
         let credentials = Means::insecure(self.ticket.insecure).to_dial(&endpoint)?;
-        if let Some(path) = endpoint.path()
+        // A host of queues that is not there may come back.
+        if let (Some(path), None) = (endpoint.path(), &named)
             && !path.exists()
         {
             return Err(Error::HostGone {
@@ -281,6 +290,7 @@ impl Inner {
             patience: self.ticket.patience,
             same_machine: !elsewhere,
             watchers: Subscribers::default(),
+            named,
         })
     }
 
