@@ -66,6 +66,14 @@ impl<T: Item> JoinableQueue<T> {
         Self::builder().bind(endpoint).open()
     }
 
+    /// The queue that a URL leads to.
+    ///
+    /// # Errors
+    /// As [`Queue::open`].
+    pub fn open(url: &str) -> Result<Self> {
+        Self::builder().connect(url)
+    }
+
     /// The queue that another program has bound at `endpoint`.
     ///
     /// # Errors

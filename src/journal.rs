@@ -2,6 +2,7 @@
 //!
 //! See docs/journal.md for who records what before what.
 
+pub(crate) mod queues;
 mod recorder;
 mod roll;
 mod store;

@@ -15,6 +15,7 @@
 //! | [`pool`] | a pool of processes that run tasks: `map`, `apply`, `imap` |
 //! | [`process`](mod@process) | processes that run a function, or a type's `run` method |
 //! | [`Queue`], [`JoinableQueue`], [`SimpleQueue`] | items from any number of putters to any number of getters |
+//! | [`QueueHost`] | a process that hosts queues by name, for programs that come and go |
 //! | [`pipe`] | two ends, each in any process |
 //! | [`thread`](mod@thread) | threads of the same shape as processes, and their [`Queue`](thread::Queue), [`LifoQueue`](thread::LifoQueue), [`PriorityQueue`](thread::PriorityQueue), [`Lock`](thread::Lock), [`RLock`](thread::RLock), [`Condition`](thread::Condition), [`Semaphore`](thread::Semaphore), [`BoundedSemaphore`](thread::BoundedSemaphore), [`Event`](thread::Event), [`Barrier`](thread::Barrier), [`Timer`](thread::Timer), [`Pool`](thread::Pool) |
 //! | [`sync`] | between processes of one host: [`Lock`](sync::Lock), [`RLock`](sync::RLock), [`Semaphore`](sync::Semaphore), [`BoundedSemaphore`](sync::BoundedSemaphore), [`Condition`](sync::Condition), [`Event`](sync::Event), [`Barrier`](sync::Barrier) |
@@ -44,6 +45,7 @@ pub mod pipeline;
 pub mod pool;
 pub mod process;
 mod queue;
+mod queue_host;
 pub mod registry;
 pub mod shared;
 mod simple_queue;
@@ -60,6 +62,7 @@ pub use pool::Pool;
 pub use process::{Process, Run};
 pub use procession_macros::{main, process, task, thread};
 pub use queue::{Item, Iter, PutError, Queue, QueueBuilder};
+pub use queue_host::{HostedQueue, Leftover, QueueHost, QueueHostBuilder};
 pub use registry::Task;
 pub use simple_queue::SimpleQueue;
 pub use wait::{Waitable, wait};

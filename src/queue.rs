@@ -4,6 +4,7 @@ mod error;
 mod handle;
 mod hosting;
 mod joining;
+mod place;
 mod waiting;
 
 use crate::hub::outside::Instant;
@@ -274,10 +275,31 @@ impl<T: Item> Queue<T> {
         Self::builder().bind(endpoint).open()
     }
 
-    /// The queue that another program has bound at `endpoint`.
+    /// The queue that a URL leads to: `tcp://HOST:PORT?queue=NAME` or `ipc://PATH?queue=NAME` is the one of that name at a host of queues
+    /// ([`QueueHost`](crate::QueueHost), `procession queue`), which makes it if nobody has before, with `&maxsize=N` for that many items;
+    /// without a name it is the one queue of a program that has bound it there, as with [`connect`](Self::connect).
+    ///
+    /// ```
+    /// use procession::{Queue, QueueHost};
+    /// let host = QueueHost::bind("tcp://127.0.0.1:*")?;
+    /// let here: Queue<u32> = Queue::open(&host.url("numbers"))?;
+    /// let there: Queue<u32> = Queue::open(&host.url("numbers"))?;
+    /// here.put(7)?;
+    /// assert_eq!(there.get()?, 7);
+    /// # Ok::<(), procession::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::NobodyThere`] when nobody answers for 30 s; [`Error::Refused`]; [`Error::BadHandle`].
+    /// As [`connect`](Self::connect).
+    pub fn open(url: &str) -> Result<Self> {
+        Self::builder().connect(url)
+    }
+
+    /// The queue that another program has bound at `endpoint`; with `?queue=NAME`, as [`open`](Self::open).
+    ///
+    /// # Errors
+    /// [`Error::NobodyThere`] when nobody answers for 30 s; [`Error::Refused`]; [`Error::BadHandle`] when it is another kind of queue, or
+    /// has another `maxsize` than was said; [`Error::BadEndpoint`].
     pub fn connect(endpoint: &str) -> Result<Self> {
         Self::builder().connect(endpoint)
     }

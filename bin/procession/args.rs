@@ -6,7 +6,9 @@
 //! option belongs to.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -71,6 +73,12 @@ pub enum Action {
         before_long_help = SINK_EXAMPLES
     )]
     Sink(SinkArgs),
+    /// Host queues by name, for programs that come and go
+    #[command(
+        override_usage = "procession queue --bind ENDPOINT [OPTIONS]",
+        before_long_help = QUEUE_EXAMPLES
+    )]
+    Queue(QueueArgs),
     /// Show what waits, runs and is done, and who is there
     #[command(
         override_usage = "procession status [--connect ENDPOINT] [--json]",
@@ -233,6 +241,58 @@ pub struct SinkArgs {
     pub common: CommonArgs,
 }
 
+/// `procession queue`.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct QueueArgs {
+    /// Listen on ENDPOINT; may be repeated
+    ///
+    /// A program opens a queue there as ENDPOINT?queue=NAME. Who is the first to open a name makes the queue, with &maxsize=N if that is given.
+    #[arg(long, value_name = "ENDPOINT", required = true)]
+    pub bind: Vec<String>,
+
+    /// How many queues there may be
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub queues: u32,
+
+    /// Forget a queue that nobody has used for SECS, and that is empty
+    #[arg(long, value_name = "SECS", default_value = "600", value_parser = quantity::duration)]
+    pub forget: Duration,
+
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
+    /// Keep the queues in FILE: killed, and started again with it, they are there, with what was in them
+    ///
+    /// An item is in FILE before its putter is told that it is accepted, until it is taken or done with. FILE is an SQLite database.
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+
+    /// Have the journal survive a power failure too; waits for the disk
+    #[arg(long, requires = "journal")]
+    pub journal_sync: bool,
+
+    /// Time between heartbeats; three missed mean that the other is gone
+    #[arg(long, value_name = "SECS", default_value = "1", value_parser = quantity::duration)]
+    pub heartbeat: Duration,
+
+    /// TCP ports for the queues and their lanes, for instance 40000-40099
+    #[arg(long, value_name = "A-B", value_parser = quantity::ports)]
+    pub lane_ports: Option<RangeInclusive<u16>>,
+
+    /// Prove by the keys in DIR who comes and who listens, by TCP (procession keygen makes them)
+    ///
+    /// Without it, the folder that PROCESSION_KEYS names. On loopback neither is needed among programs of one user.
+    #[arg(long, value_name = "DIR")]
+    pub keys: Option<PathBuf>,
+
+    /// Allow plain TCP, also beyond this machine: unencrypted and open to anyone
+    #[arg(long, conflicts_with = "keys")]
+    pub insecure: bool,
+
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
 /// `procession status`.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct StatusArgs {
@@ -322,6 +382,7 @@ impl Action {
             Self::Ventilator(_) => "ventilator",
             Self::Worker(_) => "worker",
             Self::Sink(_) => "sink",
+            Self::Queue(_) => "queue",
             Self::Status(_) => "status",
             Self::Keygen(_) => "keygen",
             Self::Guardian(_) => "guardian",
@@ -335,6 +396,7 @@ impl Action {
             Self::Ventilator(args) => Some(&args.common.log),
             Self::Worker(args) => Some(&args.common.log),
             Self::Sink(args) => Some(&args.common.log),
+            Self::Queue(args) => Some(&args.log),
             Self::Status(args) => Some(&args.log),
             Self::Keygen(args) => Some(&args.log),
             Self::Guardian(_) => None,
@@ -414,6 +476,14 @@ Examples:
   procession keygen ~/.config/procession/keys
   procession ventilator --bind 'tcp://*:5557' --keys ~/.config/procession/keys gzip ::: *.log
   procession worker --connect tcp://ant:5557 --keys ~/.config/procession/keys";
+
+const QUEUE_EXAMPLES: &str = "\
+Examples:
+  procession queue --bind ipc:///tmp/queues
+  procession queue --bind tcp://127.0.0.1:5557 --journal queues.sqlite
+  procession queue --bind 'tcp://*:5557' --keys ~/.config/procession/keys --lane-ports 40000-40999
+
+  In a program: JoinableQueue::open(\"tcp://127.0.0.1:5557?queue=jobs&maxsize=1000\")";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:

@@ -26,6 +26,7 @@ mod logging;
 mod output;
 mod process_group;
 mod progress;
+mod queue;
 mod results;
 mod resume;
 mod run;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Action::Ventilator(args) => ventilator::run(args),
         Action::Worker(args) => worker::run(args),
         Action::Sink(args) => sink::run(args),
+        Action::Queue(args) => queue::run(&args),
         Action::Status(args) => status::run(args),
         Action::Keygen(args) => access::keygen(&args),
         Action::Guardian(args) => return guardian::main(args.words.into_iter()),

@@ -172,7 +172,8 @@ impl std::str::FromStr for Address {
     }
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether a queue may have this name.
+pub(crate) fn is_name(text: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     (1..=128).contains(&text.len()) && text.chars().all(is_part)
 }

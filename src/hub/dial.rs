@@ -402,6 +402,15 @@ impl Dial {
         })
     }
 
+    /// What is looked for is there: a new connection, to that endpoint.
+    pub(crate) fn go_to(&mut self, endpoint: &Endpoint) -> Result<()> {
+        self.endpoint.clone_from(endpoint);
+        self.welcomed();
+        self.failed = false;
+        self.reached = false;
+        self.reopen()
+    }
+
     /// A new socket, so that nothing said to the old connection comes late.
     pub(crate) fn reopen(&mut self) -> Result<()> {
         self.open()?;

@@ -12,6 +12,7 @@ mod heartbeat;
 #[cfg(test)]
 mod invariants;
 mod journal;
+mod keeping;
 mod links;
 mod members;
 mod sink;
@@ -37,7 +38,7 @@ use super::limits::{Door, Limits};
 use super::obituaries::Obituaries;
 use super::outbox::Outbox;
 use crate::error::{Error, Result};
-use crate::journal::{Journal, Past};
+use crate::journal::{Journal, Past, queues};
 use crate::obituary::OomKills;
 use crate::wire::access::{Listening, Server};
 use crate::wire::body::Body;
@@ -81,6 +82,10 @@ pub(crate) struct Settings {
     pub(crate) journal: Option<(Journal, Past)>,
     /// Tasks of these numbers have results of an earlier run, so many of which failed.
     pub(crate) done_before: (IdSet, u64),
+    /// A queue that outlives its host: by what it writes, and what was in it before.
+    pub(crate) keeping: Option<(queues::Pen, queues::Past)>,
+    /// It is one of several queues of its host, and takes its own endpoint from the ports for lanes.
+    pub(crate) one_of_many: bool,
 }
 
 /// Makes the result of a task that is given up: of its id, of what was put in, and of the reason.
@@ -186,6 +191,7 @@ pub(crate) struct Host {
     dropped: u64,
     /// What waits until it is written down.
     unwritten: journal::Unwritten,
+    keeping: keeping::Keeping,
 }
 
 impl Host {
@@ -205,7 +211,12 @@ impl Host {
         let is_tcp = |endpoint: &Endpoint| endpoint.transport() == Transport::Tcp;
         for tcp in [false, true] {
             for endpoint in bound.iter_mut().filter(|endpoint| is_tcp(endpoint) == tcp) {
-                *endpoint = control.bind(endpoint)?;
+                *endpoint = match (&*endpoint, settings.one_of_many) {
+                    (Endpoint::Tcp { host, port: 0 }, true) => {
+                        control.bind_in(host, settings.ports)?
+                    }
+                    (given, _) => control.bind(given)?,
+                };
             }
         }
         settings.binds.clone_from(&bound);
@@ -219,6 +230,7 @@ impl Host {
         let mut ledger = Ledger::new();
         ledger.set_deaths(settings.deaths);
         let (unwritten, resumed) = journal::Unwritten::start(&mut settings, &mut ledger, &waker)?;
+        let keeping = keeping::Keeping::start(settings.keeping.take(), &mut ledger);
         let mut host = Self {
             settings,
             control,
@@ -253,9 +265,13 @@ impl Host {
             left_at: None,
             dropped: 0,
             unwritten,
+            keeping,
         };
         if queue.is_some() {
             host.bind_puts()?;
+        }
+        if host.keeping.take_shut() {
+            host.shut_down();
         }
         Ok((host, bound))
     }
@@ -340,12 +356,14 @@ impl Host {
                 self.read_links();
             }
             self.apply_written();
+            self.apply_kept();
             self.read_intake();
             self.drop_waiting();
             self.ledger.set_clock(self.now());
             self.ledger.deal();
             self.act();
             self.flush();
+            self.keeping.note(&mut self.ledger);
             self.held_back |= self.ledger.is_undecided();
             self.serve_members(now);
             if now >= next_tick {

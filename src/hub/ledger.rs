@@ -87,6 +87,17 @@ pub struct CutShort {
     pub held: Time,
 }
 
+/// Items of a queue that are done with: of which block as it was put, from which on, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// The block.
+    pub origin: TaskId,
+    /// The first of them.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
 /// Why a consumer is no longer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
@@ -101,6 +112,10 @@ struct Task {
     body: Body,
     /// How many items of a queue it is a block of; 0 for what is one whole.
     items: u32,
+    /// Which block as it was put they were cut out of, and its how manieth is the first of them: by that they are known where they
+    /// are written down.
+    origin: TaskId,
+    first: u32,
     /// How many of these its holder's program has taken, and how many it is done with.
     taken: u32,
     done: u32,
@@ -170,6 +185,9 @@ pub struct Ledger {
     items_put: u64,
     items_taken: u64,
     items_done: u64,
+    /// Whether it is noted which items are done with, and those since somebody asked last.
+    notes: bool,
+    finished: Vec<Finished>,
     pub(super) actions: Vec<Action>,
     cut_short: Vec<CutShort>,
 }
@@ -207,6 +225,8 @@ impl Ledger {
             items_put: 0,
             items_taken: 0,
             items_done: 0,
+            notes: false,
+            finished: Vec::new(),
             actions: Vec::new(),
             cut_short: Vec::new(),
         }
@@ -249,6 +269,8 @@ impl Ledger {
             Task {
                 body,
                 items,
+                origin: 0,
+                first: 0,
                 taken: 0,
                 done: 0,
                 tries_left: tries.saturating_sub(1),

@@ -31,8 +31,8 @@ use crate::wait::Subscribers;
 use crate::wire::access::Credentials;
 use crate::wire::endpoint::{Endpoint, Transport};
 use crate::wire::frame::{
-    self, Confirmed, Credit, Goodbye, Heartbeat, Hello, Message, PeerId, Pill, QueueInfo, Role,
-    RunId, Welcome, kind,
+    self, Confirmed, Credit, Find, Found, Goodbye, Heartbeat, Hello, Message, PeerId, Pill,
+    QueueInfo, Role, RunId, Welcome, kind,
 };
 use crate::wire::same_host;
 use crate::wire::socket::{Kind, LinkEvent};
@@ -83,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) same_machine: bool,
     /// Those who wait for an item, or the end, among other things.
     pub(crate) watchers: Subscribers,
+    /// A host of queues is there, and this is the name of the one that is meant; with how it shall be, should it be made.
+    pub(crate) named: Option<(String, QueueInfo)>,
 }
 
 /// What the program's threads and the loop share.
@@ -197,6 +199,10 @@ pub(crate) struct Member {
     link_since: Instant,
     shared: Arc<Shared>,
     dial: Dial,
+    /// A host of queues is asked where the one is that is meant.
+    finding: bool,
+    /// The queue outlives its host: that is looked for again.
+    lasting: bool,
     run: RunId,
     heartbeat: Duration,
     lane: Option<Lane>,
@@ -222,6 +228,8 @@ pub(crate) struct Member {
     /// The queue was shut down and this getter has heard so.
     pilled: bool,
     host_left: bool,
+    /// It has ended and may come back: it is to be looked for.
+    host_left_for_now: bool,
     goodbye_at: Option<Instant>,
     goodbye_heard: bool,
 }
@@ -240,6 +248,8 @@ impl Member {
         let now = Instant::now();
         let mut member = Self {
             run: settings.run,
+            finding: settings.named.is_some(),
+            lasting: false,
             settings,
             ready: Ready::NOTHING,
             link_down: false,
@@ -264,6 +274,7 @@ impl Member {
             told: VecDeque::new(),
             pilled: false,
             host_left: false,
+            host_left_for_now: false,
             goodbye_at: None,
             goodbye_heard: false,
         };
@@ -276,7 +287,7 @@ impl Member {
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + member.heartbeat / 2;
                 if member.dial.tick(member.heartbeat)? == Need::Hello {
-                    member.hello();
+                    member.begin_again()?;
                 }
             }
         }
@@ -362,7 +373,7 @@ impl Member {
     }
 
     fn check_host(&self) -> Result<()> {
-        if self.settings.same_machine && self.dial.has_failed() {
+        if self.settings.same_machine && self.dial.has_failed() && self.settings.named.is_none() {
             return Err(Error::HostGone {
                 endpoint: self.settings.endpoint.to_string(),
                 why: "its process has ended".to_owned(),
@@ -375,7 +386,12 @@ impl Member {
         self.read_control()?;
         self.read_lane();
         self.check_host()?;
-        if self.dial.is_lost() && self.settings.endpoint.transport() != Transport::Tcp {
+        let lost = self.dial.is_lost() && self.settings.endpoint.transport() != Transport::Tcp;
+        if lost && self.lasting {
+            if !self.finding {
+                self.look_for_host()?;
+            }
+        } else if lost {
             // On one host a connection that closes is a death.
             return Err(Error::HostGone {
                 endpoint: self.settings.endpoint.to_string(),
@@ -425,12 +441,18 @@ impl Member {
                 Err(error) => say_malformed("member", &error),
             }
         }
+        if std::mem::take(&mut self.host_left_for_now) && !self.finding {
+            self.look_for_host()?;
+        }
         Ok(())
     }
 
     fn on_control(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Welcome(welcome) => self.on_welcome(&welcome)?,
+            Message::Found(found) if found.peer == self.settings.peer && self.finding => {
+                self.on_found(&found)?;
+            }
             Message::Room(room) if room.run == self.run => self.on_room(&room),
             Message::Answer(answer) if answer.run == self.run => self.shared.on_answer(&answer),
             Message::Revoke(list) if list.run == self.run => {
@@ -451,7 +473,9 @@ impl Member {
     }
 
     fn on_pill(&mut self, pill: &Pill) {
-        if pill.cause == CREATOR_LEFT {
+        if self.may_come_back(pill) {
+            self.host_left_for_now = true;
+        } else if pill.cause == CREATOR_LEFT {
             self.host_left = true;
             self.shared.end(&End::HostGone(
                 "the process that made the queue has ended".to_owned(),
@@ -466,7 +490,64 @@ impl Member {
         }
     }
 
+    /// Whether the host of queues ends that this one is at, and will be there again; or this queue was just being forgotten there.
+    fn may_come_back(&self, pill: &Pill) -> bool {
+        let left = self.shared.leave.load(Ordering::Acquire);
+        let joining = self.settings.named.is_some() && self.shared.info().is_none();
+        pill.cause == CREATOR_LEFT && (self.lasting || joining) && !left
+    }
+
+    /// The connection was lost, or is not answered: a new one.
+    fn begin_again(&mut self) -> Result<()> {
+        if self.settings.named.is_some() && !self.finding {
+            return self.look_for_host();
+        }
+        self.hello();
+        Ok(())
+    }
+
+    /// Asks the host of queues again where this one is. Who is there may be another process than before.
+    fn look_for_host(&mut self) -> Result<()> {
+        self.finding = true;
+        self.lane = None;
+        self.left_lane = None;
+        self.link = None;
+        self.link_down = false;
+        let there = self.settings.endpoint.clone();
+        self.dial.go_to(&there)?;
+        self.hello();
+        Ok(())
+    }
+
+    fn on_found(&mut self, found: &Found) -> Result<()> {
+        let host = self.settings.endpoint.host().unwrap_or("127.0.0.1");
+        let address: Endpoint = found.address.parse()?;
+        self.finding = false;
+        self.lasting = found.lasting;
+        self.dial.go_to(&address.with_host_if_any(host))?;
+        self.hello();
+        Ok(())
+    }
+
+    fn find(&mut self, queue: &str, info: QueueInfo) {
+        let find = Find {
+            kind: kind::FIND,
+            magic: frame::MAGIC.to_owned(),
+            version: frame::VERSION,
+            peer: self.settings.peer,
+            run: self.run,
+            via: self.settings.endpoint.transport() as u8,
+            queue: queue.to_owned(),
+            maxsize: info.maxsize,
+            joinable: info.joinable,
+        };
+        self.dial.greeted(frame::encode(&find));
+    }
+
     fn hello(&mut self) {
+        if let (true, Some((queue, info))) = (self.finding, self.settings.named.clone()) {
+            return self.find(&queue, info);
+        }
         // What comes on the old lane after this is not in what is said to be held, and goes to others. It is not closed before the host
         // knows: on one machine that would be a death.
         if let Some(lane) = self.lane.take() {
@@ -564,7 +645,7 @@ impl Member {
         }
         if self.dial.tick(self.heartbeat)? == Need::Hello {
             log::warn!("lost the queue at {}; dialling again", self.dial.endpoint());
-            self.hello();
+            self.begin_again()?;
         }
         if now.duration_since(self.last_sent) >= self.heartbeat / 2 && !self.dial.is_greeting() {
             let beat = Heartbeat {

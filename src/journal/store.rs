@@ -16,8 +16,8 @@ use crate::wire::id_set::IdSet;
 const APPLICATION: i32 = 0x5072_6f63;
 const VERSION: i32 = 1;
 
-/// `kept` has one row for several tasks that ended alike; a task in two rows counts by the first.
-const SCHEMA: &str = "
+/// What every journal has.
+const HEADER: &str = "
     CREATE TABLE journal (
         what TEXT NOT NULL,
         run TEXT,
@@ -25,6 +25,10 @@ const SCHEMA: &str = "
         ended REAL,
         code INTEGER
     );
+";
+
+/// `kept` has one row for several tasks that ended alike; a task in two rows counts by the first.
+const SCHEMA: &str = "
     CREATE TABLE put (first INTEGER PRIMARY KEY, digests BLOB NOT NULL);
     CREATE TABLE kept (
         first INTEGER NOT NULL,
@@ -51,6 +55,76 @@ pub(crate) enum Record {
     },
 }
 
+/// Opens or makes a journal's file, with these tables; nothing in it is changed where it is not a journal of `what`.
+pub(super) fn open_file(path: &Path, what: &str, schema: &str) -> Result<Connection, Error> {
+    let failed = |error: rusqlite::Error| explain(path, &error);
+    let mut db = Connection::open(path).map_err(failed)?;
+    // Whoever was killed just now may still be ending.
+    db.busy_timeout(Duration::from_millis(300))
+        .map_err(failed)?;
+    // Before anything is read: from then on nobody else can open it, and no memory needs to be shared.
+    db.pragma_update(None, "locking_mode", "EXCLUSIVE")
+        .map_err(failed)?;
+    let number = |db: &Connection, pragma: &str| {
+        db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0))
+    };
+    let application = number(&db, "application_id").map_err(failed)?;
+    let tables: i64 = db
+        .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
+        .map_err(failed)?;
+    if (application, tables) != (0, 0) {
+        if application != APPLICATION {
+            return Err(not_a_journal(path));
+        }
+        let version = number(&db, "user_version").map_err(failed)?;
+        if version != VERSION {
+            return Err(error(
+                path,
+                format!(
+                    "it has format {version}, and this program writes format {VERSION}; go on with the version that made it, or choose another file"
+                ),
+            ));
+        }
+    }
+    db.pragma_update(None, "journal_mode", "WAL")
+        .map_err(failed)?;
+    db.pragma_update(None, "synchronous", "NORMAL")
+        .map_err(failed)?;
+    // 16 MiB at most between two checkpoints.
+    db.pragma_update(None, "wal_autocheckpoint", 4096)
+        .map_err(failed)?;
+    if tables == 0 {
+        let making = db.transaction().map_err(failed)?;
+        making.execute_batch(HEADER).map_err(failed)?;
+        making.execute_batch(schema).map_err(failed)?;
+        making
+            .execute("INSERT INTO journal (what) VALUES (?1)", [what])
+            .map_err(failed)?;
+        making
+            .pragma_update(None, "application_id", APPLICATION)
+            .map_err(failed)?;
+        making
+            .pragma_update(None, "user_version", VERSION)
+            .map_err(failed)?;
+        making.commit().map_err(failed)?;
+    }
+    let is_of: String = db
+        .query_row("SELECT what FROM journal", [], |row| row.get(0))
+        .map_err(failed)?;
+    if is_of != what {
+        return Err(error(
+            path,
+            format!(
+                "it is the journal of `{is_of}`, and this is `{what}`; choose another file, or remove it to forget that run"
+            ),
+        ));
+    }
+    // It takes the lock for writing, so that a file that is read-only is known now.
+    db.execute("UPDATE journal SET what = what", [])
+        .map_err(failed)?;
+    Ok(db)
+}
+
 #[derive(Debug)]
 pub(super) struct Store {
     db: Connection,
@@ -62,76 +136,12 @@ pub(super) struct Store {
 impl Store {
     /// Opens or makes the file; nothing in it is changed where it is not a journal of `what`.
     pub(super) fn open(path: &Path, what: &str) -> Result<Self, Error> {
-        let failed = |error: rusqlite::Error| explain(path, &error);
-        let mut db = Connection::open(path).map_err(failed)?;
-        // Whoever was killed just now may still be ending.
-        db.busy_timeout(Duration::from_millis(300))
-            .map_err(failed)?;
-        // Before anything is read: from then on nobody else can open it, and no memory needs to be shared.
-        db.pragma_update(None, "locking_mode", "EXCLUSIVE")
-            .map_err(failed)?;
-        let number = |db: &Connection, pragma: &str| {
-            db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0))
-        };
-        let application = number(&db, "application_id").map_err(failed)?;
-        let tables: i64 = db
-            .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
-            .map_err(failed)?;
-        if (application, tables) != (0, 0) {
-            if application != APPLICATION {
-                return Err(not_a_journal(path));
-            }
-            let version = number(&db, "user_version").map_err(failed)?;
-            if version != VERSION {
-                return Err(error(
-                    path,
-                    format!(
-                        "it has format {version}, and this program writes format {VERSION}; go on with the version that made it, or choose another file"
-                    ),
-                ));
-            }
-        }
-        db.pragma_update(None, "journal_mode", "WAL")
-            .map_err(failed)?;
-        db.pragma_update(None, "synchronous", "NORMAL")
-            .map_err(failed)?;
-        // 16 MiB at most between two checkpoints.
-        db.pragma_update(None, "wal_autocheckpoint", 4096)
-            .map_err(failed)?;
-        if tables == 0 {
-            let making = db.transaction().map_err(failed)?;
-            making.execute_batch(SCHEMA).map_err(failed)?;
-            making
-                .execute("INSERT INTO journal (what) VALUES (?1)", [what])
-                .map_err(failed)?;
-            making
-                .pragma_update(None, "application_id", APPLICATION)
-                .map_err(failed)?;
-            making
-                .pragma_update(None, "user_version", VERSION)
-                .map_err(failed)?;
-            making.commit().map_err(failed)?;
-        }
-        let is_of: String = db
-            .query_row("SELECT what FROM journal", [], |row| row.get(0))
-            .map_err(failed)?;
-        if is_of != what {
-            return Err(error(
-                path,
-                format!(
-                    "it is the journal of `{is_of}`, and this is `{what}`; choose another file, or remove it to forget that run"
-                ),
-            ));
-        }
+        let db = open_file(path, what, SCHEMA)?;
         let mut store = Self {
             db,
             path: path.to_owned(),
             done: IdSet::new(),
         };
-        // It takes the lock for writing, so that a file that is read-only is known now.
-        store
-            .change("UPDATE journal SET what = what", [])
-            .map_err(|error| explain(path, &error))?;
         store.done = store.read_done().map_err(|error| explain(path, &error))?;
         Ok(store)
     }
@@ -387,7 +397,7 @@ fn joined(mut kept: Vec<Kept>) -> Vec<Kept> {
 }
 
 /// SQLite's integers have a sign; ours were written from numbers without one.
-const fn id(number: i64) -> u64 {
+pub(super) const fn id(number: i64) -> u64 {
     number as u64
 }
 
@@ -398,14 +408,14 @@ fn error(path: &Path, why: String) -> Error {
     }
 }
 
-fn not_a_journal(path: &Path) -> Error {
+pub(super) fn not_a_journal(path: &Path) -> Error {
     error(
         path,
         "it is no journal of procession's, and is left as it is; choose another file".to_owned(),
     )
 }
 
-fn explain(path: &Path, failed: &rusqlite::Error) -> Error {
+pub(super) fn explain(path: &Path, failed: &rusqlite::Error) -> Error {
     let why = match failed.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another process has it: the run that it is of is still going on; wait for its end, or end it first".to_owned()

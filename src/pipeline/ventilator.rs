@@ -274,6 +274,8 @@ impl VentilatorBuilder {
             limits: self.limits,
             journal: self.journal.clone().zip(past),
             done_before: self.done_before,
+            keeping: None,
+            one_of_many: false,
         };
         let (host, endpoints) = Host::bind(
             settings,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hosting::{Hosted, LAST_CALL, at_the_end, say};
 use super::joining::{Joining, Way};
+use super::place::Place;
 use crate::engine::Address;
 use crate::error::{Error, Result};
 use crate::hub::host::{Host, Orders, Settings, host_name, machine_id};
@@ -109,6 +110,8 @@ impl Inner {
             given_up: None,
             journal: None,
             done_before: Default::default(),
+            keeping: None,
+            one_of_many: false,
             queue: Some(plan.info),
             listening,
             limits: plan.limits,
@@ -160,7 +163,9 @@ impl Inner {
         }
         let inner = Arc::new(Self {
             endpoints: match ticket.server.is_empty() {
-                true => ticket.endpoint.parse().into_iter().collect(),
+                true => (ticket.endpoint.parse().into_iter())
+                    .map(|place: Place| place.endpoint)
+                    .collect(),
                 false => Vec::new(),
             },
             ticket,
@@ -182,9 +187,11 @@ impl Inner {
         if Address::is_of_server(endpoint) {
             return Self::open(endpoint, plan);
         }
-        let endpoint: Endpoint = endpoint.parse()?;
+        let place: Place = endpoint.parse()?;
+        let endpoint = place.endpoint.clone();
         let credentials = plan.means().to_dial(&endpoint)?;
         let joining = Arc::<Joining>::default();
+        let named = place.named(plan.info);
         let way = || {
             Ok(Way::Hosted(member::Settings {
                 endpoint: endpoint.clone(),
@@ -194,6 +201,7 @@ impl Inner {
                 patience: plan.patience,
                 same_machine: false,
                 watchers: Subscribers::default(),
+                named: named.clone(),
             }))
         };
         let nobody = || Error::HostGone {
@@ -202,21 +210,16 @@ impl Inner {
         };
         let member = joining.join(Wait::Forever, way)?.ok_or_else(nobody)?;
         let (run, info) = (member.run(), member.info().unwrap_or_default());
-        if info.joinable != plan.info.joinable {
+        if let Err(why) = place.check(info, plan.info.joinable) {
             joining.leave(Instant::now());
             return Err(Error::BadHandle {
-                endpoint: endpoint.to_string(),
-                why: if info.joinable {
-                    "a JoinableQueue is there; connect with JoinableQueue::connect"
-                } else {
-                    "it is no JoinableQueue; connect with Queue::connect"
-                }
-                .to_owned(),
+                endpoint: place.to_string(),
+                why,
             });
         }
         let inner = Arc::new(Self {
             ticket: Ticket {
-                endpoint: endpoint.to_string(),
+                endpoint: place.to_string(),
                 server: String::new(),
                 run,
                 joinable: info.joinable,
@@ -303,10 +306,15 @@ impl Inner {
                 watchers: Subscribers::default(),
             }));
         }
-        let endpoint = match &self.here {
-            Some(here) => here.clone(),
+        let place = match &self.here {
+            Some(here) => Place::from(here.clone()),
             None => self.ticket.endpoint.parse()?,
         };
+        let named = place.named(QueueInfo {
+            maxsize: self.ticket.maxsize,
+            joinable: self.ticket.joinable,
+        });
+        let endpoint = place.endpoint;
         let elsewhere = self.here.is_none() && self.ticket.machine != machine_id();
         if elsewhere && endpoint.transport() != Transport::Tcp {
             return Err(Error::BadHandle {
@@ -320,7 +328,8 @@ impl Inner {
         }
         // A handle carries no keys: they are this process's own.
         let credentials = Means::insecure(self.ticket.insecure).to_dial(&endpoint)?;
-        if let Some(path) = endpoint.path()
+        // A host of queues that is not there may come back.
+        if let (Some(path), None) = (endpoint.path(), &named)
             && !path.exists()
         {
             return Err(Error::HostGone {
@@ -336,6 +345,7 @@ impl Inner {
             patience: self.ticket.patience,
             same_machine: !elsewhere,
             watchers: Subscribers::default(),
+            named,
         }))
     }
 

@@ -29,7 +29,9 @@ pub use control::{Again, Credit, Done, Goodbye, Heartbeat, Pill, SinkAt, TaskLis
 pub use greeting::{Hello, Refused, Role, Welcome};
 pub use obituary::Obituaries;
 pub use place::Place;
-pub use queue::{Ask, Confirm, Confirmed, Items, ItemsEntry, Put, PutEntry, QueueInfo, Room, Want};
+pub use queue::{
+    Ask, Confirm, Confirmed, Find, Found, Items, ItemsEntry, Put, PutEntry, QueueInfo, Room, Want,
+};
 pub use state::{PeerState, State, StatusRequest};
 
 /// The version of the protocol. Who speaks another is refused with a message that names both.
@@ -100,6 +102,8 @@ pub mod kind {
     pub const ANSWER: u8 = 31;
     pub const OBITUARIES: u8 = 32;
     pub const DOOMED: u8 = 33;
+    pub const FIND: u8 = 34;
+    pub const FOUND: u8 = 35;
 }
 
 /// Any message.
@@ -137,6 +141,8 @@ pub enum Message {
     Answer(Ask),
     Obituaries(Obituaries),
     Doomed(Heartbeat),
+    Find(Find),
+    Found(Found),
     /// A first message of another version: its number.
     OtherVersion(u16),
 }
@@ -170,7 +176,7 @@ pub fn decode(bytes: &Bytes) -> Result<Message, Malformed> {
         .map_err(|_| Malformed("it is not a MessagePack array".to_owned()))?;
     let kind: u8 = rmp::decode::read_int(&mut rest)
         .map_err(|_| Malformed("it does not start with its kind".to_owned()))?;
-    if kind == kind::HELLO || kind == kind::STATUS {
+    if matches!(kind, kind::HELLO | kind::STATUS | kind::FIND) {
         let version = greeting(fields, rest)?;
         if version != VERSION {
             return Ok(Message::OtherVersion(version));
@@ -207,6 +213,8 @@ pub fn decode(bytes: &Bytes) -> Result<Message, Malformed> {
         kind::ANSWER => Message::Answer(whole(bytes)?),
         kind::OBITUARIES => Message::Obituaries(whole(bytes)?),
         kind::DOOMED => Message::Doomed(whole(bytes)?),
+        kind::FIND => Message::Find(whole(bytes)?),
+        kind::FOUND => Message::Found(whole(bytes)?),
         other => return Err(Malformed(format!("kind {other} is not known"))),
     })
 }

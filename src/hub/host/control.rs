@@ -61,6 +61,14 @@ impl Host {
                 let state = self.orders.state();
                 self.control.send_to(route, frame::encode(&state));
             }
+            Message::Find(find) => self.refuse(
+                route,
+                format!(
+                    "it is not a host of queues by name; for the one queue that may be here leave ?queue={} out",
+                    find.queue.escape_debug()
+                ),
+                false,
+            ),
             message => self.on_member(route, message),
         }
     }

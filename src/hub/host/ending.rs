@@ -72,11 +72,19 @@ impl Host {
 
     /// A queue ends with its creator. That nobody puts any more and all is taken is told to the getters, and to those who come later.
     fn is_queue_finished(&mut self, now: Instant) -> bool {
-        if self.left_at.is_none() && (self.may_leave(now) || self.error.is_some()) {
+        if self.left_at.is_none() && self.is_forgotten() {
+            self.keeping.forget();
             self.left_at = Some(now);
             self.closing.get_or_insert(now);
             self.cause = CREATOR_LEFT;
-            self.dropped = self.ledger.items_inside();
+        }
+        if self.left_at.is_none()
+            && (self.may_leave(now) && self.is_written(now) || self.error.is_some())
+        {
+            self.left_at = Some(now);
+            self.closing.get_or_insert(now);
+            self.cause = CREATOR_LEFT;
+            self.dropped = self.ledger.items_inside() + self.keeping.coming;
             self.orders.set_blocked(Vec::new());
             self.tell_accepted(now);
             self.pill_all();
@@ -86,11 +94,26 @@ impl Host {
             let all_gone = self.peers.is_empty() && self.members_empty();
             return all_gone || now.duration_since(since) > GOODBYES;
         }
-        if self.closing.is_none() && (self.ledger.is_over() || self.ledger.is_drained()) {
+        if self.closing.is_none()
+            && self.keeping.coming == 0
+            && (self.ledger.is_over() || self.ledger.is_drained())
+        {
             self.closing = Some(now);
             self.pill_all();
         }
         false
+    }
+
+    /// Nobody is there, nothing is in it, and nobody wants it any more.
+    fn is_forgotten(&self) -> bool {
+        let nothing = self.members_empty() && self.ledger.items_unfinished() == 0;
+        self.orders.take_forget() && nothing && !self.keeping.is_busy()
+    }
+
+    /// What came is written, or takes too long.
+    fn is_written(&self, now: Instant) -> bool {
+        let until = self.members.as_ref().and_then(|members| members.until);
+        !self.keeping.is_busy() || until.is_none_or(|until| now >= until + GOODBYES)
     }
 
     /// A pill on every lane, and the sink's.

@@ -43,9 +43,10 @@ struct Member {
     pid: Option<u32>,
     /// Since when it waits for room.
     blocked: Option<Instant>,
-    /// The number of the last block that was accepted.
+    /// The numbers of the last block that came, and of the last that was accepted.
+    received: u64,
     accepted: u64,
-    /// Items that were accepted, that it may have put, and that it wants to.
+    /// Items that came, that it may have put, and that it wants to.
     items: u64,
     granted: u64,
     wanted: u64,
@@ -124,23 +125,28 @@ impl Host {
         };
         let id = hello.peer;
         let endless = members.info.maxsize == 0;
-        let member = members.all.entry(id).or_insert_with(|| Member {
-            route: Vec::new(),
-            pid: (hello.machine == machine_id()).then_some(hello.pid),
-            blocked: None,
-            accepted: 0,
-            items: 0,
-            granted: if endless { u64::MAX } else { 0 },
-            wanted: 0,
-            want: 0,
-            link: 0,
-            absorbed: 0,
-            arriving: Arriving::default(),
-            last_heard: Instant::now(),
-            silent: false,
-            due: None,
-            prompt: false,
-            told: 0,
+        let keeping = &mut self.keeping;
+        let member = members.all.entry(id).or_insert_with(|| {
+            let (accepted, items) = keeping.known(id);
+            Member {
+                route: Vec::new(),
+                pid: (hello.machine == machine_id()).then_some(hello.pid),
+                blocked: None,
+                received: accepted,
+                accepted,
+                items,
+                granted: if endless { u64::MAX } else { items },
+                wanted: items,
+                want: 0,
+                link: 0,
+                absorbed: 0,
+                arriving: Arriving::default(),
+                last_heard: Instant::now(),
+                silent: false,
+                due: None,
+                prompt: false,
+                told: 0,
+            }
         });
         if !member.route.is_empty() && member.route != route {
             self.routes.remove(&member.route);
@@ -181,6 +187,7 @@ impl Host {
             ..self.welcome()
         };
         self.control.send_to(route, frame::encode(&welcome));
+        self.take_back_from_before(route, &hello);
     }
 
     /// Takes in some of what members have put; whether there may be more.
@@ -204,8 +211,19 @@ impl Host {
                         {
                             // Behind the end nothing is accepted any more, and the putter hears so.
                             let late = members.closed && self.closing.is_some();
-                            for (body, items) in member.take_in(put, late) {
-                                self.ledger.put_block(body, items);
+                            let (peer, prompt) = (put.peer, put.prompt);
+                            let before = member.received;
+                            let fresh = member.take_in(put, late);
+                            if member.received == before {
+                                // Nothing is new.
+                            } else if self.keeping.is_on() {
+                                let in_all = (member.received, member.items);
+                                self.keeping.put(peer, in_all, fresh, prompt);
+                            } else {
+                                member.accepted = member.received;
+                                for (body, items) in fresh {
+                                    self.ledger.put_block(body, items);
+                                }
                             }
                             continue;
                         }
@@ -291,8 +309,9 @@ impl Host {
     }
 
     fn on_ask(&mut self, route: &[u8], ask: &Ask) {
+        self.keeping.note(&mut self.ledger);
         match ask.kind {
-            kind::JOIN if self.ledger.items_unfinished() > 0 => {
+            kind::JOIN if self.unfinished() > 0 => {
                 if let Some(members) = &mut self.members {
                     members.joining.push((route.to_vec(), ask.number));
                 }
@@ -306,6 +325,11 @@ impl Host {
                     self.drop_waiting();
                 }
                 self.shut_down();
+                if self.keeping.is_on() {
+                    self.keeping.note(&mut self.ledger);
+                    self.keeping.shut_down(route, ask.number);
+                    return;
+                }
                 // Whoever has the answer knows that nothing more can be put.
                 self.serve_members(Instant::now());
             }
@@ -340,21 +364,38 @@ impl Host {
         }
     }
 
-    fn answer(&self, route: &[u8], number: u64) {
+    /// Items that were put and are not done with, as far as that can be known again.
+    fn unfinished(&self) -> u64 {
+        self.ledger.items_unfinished() + self.keeping.undone
+    }
+
+    /// What a putter has put so far is accepted.
+    pub(super) fn accepted(&mut self, id: PeerId, number: u64, prompt: bool) {
+        if let Some(members) = &mut self.members
+            && let Some(member) = members.all.get_mut(&id)
+        {
+            member.accepted = member.accepted.max(number);
+            member.due.get_or_insert_with(Instant::now);
+            member.prompt |= prompt;
+        }
+    }
+
+    pub(super) fn answer(&self, route: &[u8], number: u64) {
         let answer = Ask {
             kind: kind::ANSWER,
             run: self.settings.run,
             number,
             inside: self.ledger.items_inside(),
-            unfinished: self.ledger.items_unfinished(),
+            unfinished: self.unfinished(),
         };
         self.control.send_to(route, frame::encode(&answer));
     }
 
     /// Grants room, and tells what was accepted.
     pub(super) fn serve_members(&mut self, now: Instant) {
-        let inside = self.ledger.items_inside();
-        let unfinished = self.ledger.items_unfinished();
+        // What waits to be written has its room.
+        let inside = self.ledger.items_inside() + self.keeping.coming;
+        let unfinished = self.unfinished();
         let run = self.settings.run;
         let Some(members) = &mut self.members else {
             return;
@@ -515,6 +556,9 @@ impl Host {
             && let Some(member) = members.all.remove(&id)
         {
             self.routes.remove(&member.route);
+            if member.received > 0 {
+                self.keeping.left(id);
+            }
         }
     }
 
@@ -590,10 +634,10 @@ impl Member {
                     .ok_or_else(|| "it was handed over and is not there".to_owned()),
                 Place::File(_) | Place::Error(_) => Err("it is not here".to_owned()),
             };
-            if late || number != self.accepted + 1 {
+            if late || number != self.received + 1 {
                 continue;
             }
-            self.accepted = number;
+            self.received = number;
             self.items += u64::from(items.max(1));
             self.granted = self.granted.max(self.items);
             match body {

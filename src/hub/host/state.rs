@@ -19,6 +19,10 @@ struct OrdersInner {
     /// Stop handing out; the cause as in [`Pill`](crate::wire::frame::Pill).
     halt: Option<u8>,
     kill: bool,
+    /// A queue is to be forgotten, if nobody is there and nothing is in it.
+    forget: bool,
+    /// What a queue's host shows.
+    gauge: Gauge,
     /// A queue's creator ends: till then others may take what is here.
     leave: Option<Instant>,
     /// The processes that wait for room in a queue from which no other process gets, and since when.
@@ -27,6 +31,19 @@ struct OrdersInner {
     state: State,
     /// Of whose death a task was given up, until somebody asks.
     condemned: FxHashMap<TaskId, Verdict>,
+}
+
+/// How things stand at a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gauge {
+    /// Processes that have joined.
+    pub(crate) members: u64,
+    /// Items that were put and no program has taken.
+    pub(crate) inside: u64,
+    /// Items that are not done with.
+    pub(crate) unfinished: u64,
+    /// Nobody puts any more.
+    pub(crate) shut: bool,
 }
 
 /// The worker process that died with a task which was given up.
@@ -51,6 +68,18 @@ impl Orders {
 
     pub(crate) fn leave(&self, until: Instant) {
         self.lock().leave = Some(until);
+    }
+
+    pub(crate) fn forget(&self) {
+        self.lock().forget = true;
+    }
+
+    pub(super) fn take_forget(&self) -> bool {
+        std::mem::take(&mut self.lock().forget)
+    }
+
+    pub(crate) fn gauge(&self) -> Gauge {
+        self.lock().gauge
     }
 
     pub(super) fn set_blocked(&self, blocked: Vec<(u32, Instant)>) {
@@ -156,7 +185,14 @@ impl Host {
                 ..PeerState::default()
             });
         }
+        let gauge = self.members.as_ref().map(|members| Gauge {
+            members: members.number() as u64,
+            inside: self.ledger.items_inside() + self.keeping.coming,
+            unfinished: self.ledger.items_unfinished() + self.keeping.coming,
+            shut: self.ledger.has_ended(),
+        });
         let mut orders = self.orders.lock();
+        orders.gauge = gauge.unwrap_or_default();
         let known = self.ledger.has_ended().then(|| self.ledger.put_in_all());
         orders.state = State {
             kind: kind::STATE,

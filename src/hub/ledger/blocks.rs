@@ -1,6 +1,6 @@
 //! Blocks of a queue's items: leased in parts where a getter can take a part only, and confirmed item by item.
 
-use super::{Consumer, Ledger, State, Task, Time};
+use super::{Consumer, Finished, Ledger, State, Task, Time};
 use crate::wire::block;
 use crate::wire::body::Body;
 use crate::wire::frame::{Confirmed, PeerId, TaskId};
@@ -13,6 +13,14 @@ const STUCK: Time = Time::from_millis(500);
 /// do.
 const COARSE: u64 = 128;
 
+/// What was cut off a block.
+pub(in crate::hub) struct Rest {
+    body: Body,
+    pub(in crate::hub) items: u32,
+    origin: TaskId,
+    first: u32,
+}
+
 impl Task {
     /// How many items it is.
     pub(in crate::hub) const fn weight(&self) -> u64 {
@@ -24,7 +32,7 @@ impl Task {
     }
 
     /// Keeps the first `credit` items; the rest, when there is one worth cutting off.
-    pub(super) fn split_for(&mut self, credit: u64) -> Option<(Body, u32)> {
+    pub(super) fn split_for(&mut self, credit: u64) -> Option<Rest> {
         if credit >= COARSE || credit == 0 {
             return None;
         }
@@ -32,7 +40,7 @@ impl Task {
     }
 
     /// Keeps the first `keep` items; the rest.
-    fn split(&mut self, keep: u32) -> Option<(Body, u32)> {
+    fn split(&mut self, keep: u32) -> Option<Rest> {
         if keep >= self.items {
             return None;
         }
@@ -43,7 +51,12 @@ impl Task {
         let rest = self.items - keep;
         self.body = Body::Memory(head);
         self.items = keep;
-        Some((Body::Memory(tail), rest))
+        Some(Rest {
+            body: Body::Memory(tail),
+            items: rest,
+            origin: self.origin,
+            first: self.first + keep,
+        })
     }
 
     /// Nobody holds it any more: what was done with is cut off, and what was only taken counts as not taken. How many these
@@ -51,10 +64,11 @@ impl Task {
     pub(super) fn untake(&mut self) -> u64 {
         let untaken = self.taken - self.done;
         if self.done > 0
-            && let Some((tail, rest)) = self.split(self.done)
+            && let Some(rest) = self.split(self.done)
         {
-            self.body = tail;
-            self.items = rest;
+            self.body = rest.body;
+            self.items = rest.items;
+            self.first = rest.first;
         }
         self.taken = 0;
         self.done = 0;
@@ -72,10 +86,41 @@ impl Ledger {
         id
     }
 
+    /// As [`put_block`](Self::put_block), of items that are known elsewhere by their place in a block: those from `first` on, of `origin`.
+    pub fn put_block_of(&mut self, body: Body, items: u32, origin: TaskId, first: u32) -> TaskId {
+        let id = self.put_block(body, items);
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.origin = origin;
+            task.first = first;
+        }
+        id
+    }
+
+    /// Blocks have numbers from `id` on, and it is noted which items are done with.
+    pub fn begin_noting(&mut self, id: TaskId) {
+        self.next_id = self.next_id.max(id);
+        self.notes = true;
+    }
+
+    /// The items that were done with since this was called last.
+    pub fn take_finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
+    }
+
     /// What was cut off a block goes before all others.
-    pub(super) fn put_rest(&mut self, body: Body, items: u32) {
+    pub(super) fn put_rest(&mut self, rest: Rest) {
+        let Rest {
+            body,
+            items,
+            origin,
+            first,
+        } = rest;
         self.memory -= body.in_memory() as u64;
         let id = self.add(body, 1, items);
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.origin = origin;
+            task.first = first;
+        }
         self.waiting.push_front(id);
         self.waiting_count += u64::from(items);
     }
@@ -105,6 +150,13 @@ impl Ledger {
         }
         self.items_taken += u64::from(taken - task.taken);
         self.items_done += u64::from(done - task.done);
+        if self.notes && done > task.done {
+            self.finished.push(Finished {
+                origin: task.origin,
+                first: task.first + task.done,
+                count: done - task.done,
+            });
+        }
         task.taken = taken;
         task.done = done;
         let keep = said.kept.max(taken);
@@ -113,8 +165,8 @@ impl Ledger {
                 self.returned(peer, &[(said.id, said.attempt)]);
                 return;
             }
-            if let Some((body, rest)) = task.split(keep) {
-                self.put_rest(body, rest);
+            if let Some(rest) = task.split(keep) {
+                self.put_rest(rest);
             }
         }
         let Some(task) = self.tasks.get(said.id) else {
@@ -180,6 +232,7 @@ impl Ledger {
         self.memory -= task.body.in_memory() as u64;
         self.items_taken += task.weight() - u64::from(task.taken);
         self.items_done += task.weight() - u64::from(task.done);
+        self.note_rest(&task);
         match task.state {
             State::Leased { to, .. } => {
                 if let Some(holder) = self.consumers.get_mut(&to) {
@@ -188,6 +241,17 @@ impl Ledger {
             }
             State::Waiting => self.waiting_count -= task.weight(),
             State::Condemned => {}
+        }
+    }
+
+    /// All that is left of a block is done with.
+    fn note_rest(&mut self, task: &Task) {
+        if self.notes {
+            self.finished.push(Finished {
+                origin: task.origin,
+                first: task.first + task.done,
+                count: u32::try_from(task.weight()).unwrap_or(u32::MAX) - task.done,
+            });
         }
     }
 
@@ -202,6 +266,7 @@ impl Ledger {
                 self.memory -= task.body.in_memory() as u64;
                 self.waiting_count -= task.weight();
                 dropped += task.weight();
+                self.note_rest(&task);
             }
         }
         self.items_taken += dropped;

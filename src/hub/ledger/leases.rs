@@ -35,10 +35,10 @@ impl Ledger {
                 break;
             }
         }
-        if let Some((body, items)) = rest {
+        if let Some(rest) = rest {
             // It was counted as waiting, and is.
-            self.waiting_count -= u64::from(items);
-            self.put_rest(body, items);
+            self.waiting_count -= u64::from(rest.items);
+            self.put_rest(rest);
         }
         if leased > 0 {
             self.actions.push(Action::Lease { to: peer, tasks });

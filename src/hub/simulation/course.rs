@@ -373,6 +373,8 @@ impl Course {
             title: String::new(),
             tries: self.plan.tries,
             queue: None,
+            keeping: None,
+            one_of_many: false,
             deaths: crate::hub::ledger::DEATHS_ALONE,
             given_up: None,
         };

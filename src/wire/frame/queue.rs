@@ -15,6 +15,43 @@ pub struct QueueInfo {
     pub joinable: bool,
 }
 
+/// Where is the queue of this name? The first message of a member to a host of many queues, on control; the queue is made if it is not
+/// there. Its first three fields never change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Find {
+    /// [`kind::FIND`](super::kind::FIND).
+    pub kind: u8,
+    /// [`MAGIC`](super::MAGIC).
+    pub magic: String,
+    /// [`VERSION`](super::VERSION).
+    pub version: u16,
+    /// Who asks.
+    pub peer: PeerId,
+    /// The queue's run, where that is known; 0: whichever it is.
+    pub run: RunId,
+    /// The [`Transport`](crate::wire::endpoint::Transport) by which it dialled.
+    pub via: u8,
+    /// The queue's name.
+    pub queue: String,
+    /// Should it be made: as its [`QueueInfo`] says.
+    pub maxsize: u64,
+    /// As there.
+    pub joinable: bool,
+}
+
+/// The answer to [`Find`]: HELLO is to be said there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// [`kind::FOUND`](super::kind::FOUND).
+    pub kind: u8,
+    /// Who asked.
+    pub peer: PeerId,
+    /// The queue's control. Host `*`: the host that was dialled.
+    pub address: String,
+    /// Whether it outlives its host: when that is lost, FIND is to be said again.
+    pub lasting: bool,
+}
+
 /// How far a getter is with one block. Counts are of the block's items, from its first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmed {
