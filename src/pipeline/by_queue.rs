@@ -1,14 +1,16 @@
-//! A run whose tasks and results go through two queues, which somebody else carries: a server, or a host of queues
+//! A run whose tasks and results go through queues, which somebody else carries: a server, or a host of queues
 //! (`procession queue`). So the roles need not meet, and the ventilator may leave when it has handed over its last task.
 //!
 //! ```text
 //!   ventilator ─► NAME.tasks ─► workers ─► NAME.results ─► sink
+//!            └──────────────► NAME.about ───────────────────┘
 //! ```
 //!
-//! Both are [`JoinableQueue`]s. A worker is done with a task when its result is in the other queue; the sink is done with a result when the
+//! All are [`JoinableQueue`]s. A worker is done with a task when its result is in the other queue; the sink is done with a result when the
 //! program has kept it. So what a dead worker held is run again, what a dead sink had not kept comes to the next one, and of several results
-//! of one task the sink takes the first. The ventilator says first what the run is about, and last how many tasks there are; when
-//! the sink has kept as many results, it shuts both queues down: that is the poison pill.
+//! of one task the sink takes the first. In the third queue the ventilator says what the run is about, and at its end how many tasks there
+//! are. The sink holds these items until the run is over, so that the next sink hears them, too, and says there that it was here. When
+//! it has kept as many results as there are tasks, it shuts the queues down: that is the poison pill.
 //!
 //! The program's side of each role is that of a run with a ventilator of its own; only the loop behind it is another one.
 
@@ -51,27 +53,20 @@ struct Task {
     obituaries: Vec<Obituary>,
 }
 
-/// An item of `NAME.results`.
+/// An item of `NAME.about`.
 #[derive(Debug, Serialize, Deserialize)]
-enum Report {
-    /// The first one: what the run is about.
+enum About {
+    /// What the run is about, and whether it has had a sink.
     Begin {
         #[serde(with = "serde_bytes")]
         job: Vec<u8>,
+        gathered: bool,
     },
-    Result(Done),
-    /// Behind the last task: so many there are.
-    End {
-        total: u64,
-    },
-    /// Nobody will put more tasks: the ventilator was stopped for this cause, when it had put so many.
-    Stopped {
-        total: u64,
-        cause: u8,
-    },
+    /// So many tasks there are; why there are no more: as in [`Pill`](crate::wire::frame::Pill).
+    End { total: u64, cause: u8 },
 }
 
-/// A task's result.
+/// An item of `NAME.results`: what came of a task.
 #[derive(Debug, Serialize, Deserialize)]
 struct Done {
     id: u64,
@@ -133,11 +128,18 @@ impl Queues {
         self.open(&self.part("tasks"))
     }
 
-    fn results(&self) -> Result<JoinableQueue<Report>> {
+    fn results(&self) -> Result<JoinableQueue<Done>> {
         // Bounding these as well, a sink that waits for one more would wait for ever.
         self.open(&Address {
             maxsize: None,
             ..self.part("results")
+        })
+    }
+
+    fn about(&self) -> Result<JoinableQueue<About>> {
+        self.open(&Address {
+            maxsize: None,
+            ..self.part("about")
         })
     }
 
@@ -158,7 +160,7 @@ impl Queues {
 
     /// Removes what is left of a run of this name that is over.
     fn clear(&self) -> Result<()> {
-        for part in ["tasks", "results"] {
+        for part in ["tasks", "results", "about"] {
             crate::engine::open(&self.part(part), true)?
                 .connect()?
                 .remove()?;

@@ -1,14 +1,16 @@
 //! The sink's loop: takes results from the queue, each once, and is done with those that the program has kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::{Done, Queues, Report, TURN, Task};
+use super::{About, Done, Queues, TURN, Task};
 use crate::JoinableQueue;
 use crate::error::{Error, Result};
 use crate::hub::gather::{Arrived, Joined, Shared};
-use crate::hub::member::Taken;
+use crate::hub::member::{Taken, Wait};
+use crate::hub::outside::{Instant, poll};
 use crate::queue::after;
 use crate::wait::Waitable;
 use crate::wire::body::Body;
@@ -23,7 +25,8 @@ pub(crate) struct Gathering {
     queues: Queues,
     shared: Arc<Shared>,
     tasks: JoinableQueue<Task>,
-    results: JoinableQueue<Report>,
+    results: JoinableQueue<Done>,
+    about: JoinableQueue<About>,
     ordered: bool,
     /// Results that are with the program, and how they came.
     leased: FxHashMap<TaskId, Taken>,
@@ -33,9 +36,10 @@ pub(crate) struct Gathering {
     /// How many tasks there are, once that is known, and why there are no more.
     total: Option<(u64, u8)>,
     /// What is said about the run is done with when the run is: who comes after us is to hear it, too.
-    about: Vec<Taken>,
+    told: Vec<Taken>,
+    /// When that was asked for last.
+    heard: Instant,
     job: Vec<u8>,
-    early: Vec<(Done, Taken)>,
 }
 
 impl Gathering {
@@ -45,30 +49,33 @@ impl Gathering {
         shared: &Arc<Shared>,
         ordered: bool,
     ) -> Result<(Self, Option<Joined>)> {
-        let (tasks, results) = (queues.tasks()?, queues.results()?);
         let mut gathering = Self {
+            tasks: queues.tasks()?,
+            results: queues.results()?,
+            about: queues.about()?,
             queues,
             shared: Arc::clone(shared),
-            tasks,
-            results,
             ordered,
             leased: FxHashMap::default(),
             seen: IdSet::new(),
             kept: IdSet::new(),
             failed: 0,
             total: None,
-            about: Vec::new(),
+            told: Vec::new(),
+            heard: Instant::now(),
             job: Vec::new(),
-            early: Vec::new(),
         };
+        let mut resumed = false;
         while gathering.job.is_empty() && !shared.is_leaving().0 {
-            if !gathering.take()? {
-                return Ok((gathering, None));
+            match gathering.hear(TURN) {
+                Ok(gathered) => resumed |= gathered,
+                Err(Error::ShutDown) => break,
+                Err(error) => return Err(error),
             }
         }
         let joined = (!gathering.job.is_empty()).then(|| Joined {
             job: gathering.job.clone(),
-            resumed: false,
+            resumed,
             acked: IdSet::new(),
             run: gathering.queues.run(),
         });
@@ -104,62 +111,90 @@ impl Gathering {
                 }
                 return Ok(None);
             }
-            let early = std::mem::take(&mut self.early);
-            let arrived = early
-                .into_iter()
-                .filter_map(|(done, taken)| self.first(done, taken));
-            let arrived: Vec<Arrived> = arrived.collect();
-            self.shared.deliver(arrived);
+            if self.total.is_none() && self.heard.elapsed() >= TURN {
+                self.hear(Duration::ZERO)?;
+                self.heard = Instant::now();
+            }
             if self.leased.len() >= AHEAD && !self.ordered {
-                crate::hub::outside::poll(&[], self.shared.waker(), TURN)?;
+                poll(&[], self.shared.waker(), TURN)?;
                 continue;
             }
-            if !self.take()? && self.total.is_none_or(|(total, _)| self.kept.len() < total) {
-                return Err(Error::Ended(format!(
-                    "{} was shut down before each task had its result: {} have",
-                    self.queues.shown(),
-                    self.kept.len()
-                )));
+            match self.take() {
+                Ok(arrived) => self.shared.deliver(arrived),
+                Err(Error::ShutDown) => {
+                    return Err(Error::Ended(format!(
+                        "{} was shut down before each task had its result: {} have",
+                        self.queues.shown(),
+                        self.kept.len()
+                    )));
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Takes what the queue has; `false` when it was shut down.
-    fn take(&mut self) -> Result<bool> {
-        let mut wait = after(TURN);
-        for _ in 0..AHEAD {
-            match self.results.lease(wait) {
-                Ok((Report::Result(done), taken)) => self.early.push((done, taken)),
-                Ok((Report::Begin { job }, taken)) => {
+    /// Hears what is said about the run; whether that was that it has had a sink.
+    fn hear(&mut self, time: Duration) -> Result<bool> {
+        let mut was_gathered = false;
+        loop {
+            let wait = match time {
+                Duration::ZERO => Wait::No,
+                time => after(time),
+            };
+            let taken = match self.about.lease(wait) {
+                Ok((About::End { total, cause }, taken)) => {
+                    self.total = Some((total, cause));
+                    taken
+                }
+                Ok((About::Begin { job, gathered }, taken)) => {
                     if !self.job.is_empty() && self.job != job {
                         log::error!(
                             "two ventilators put other tasks under the same name, {}: give each run a name of its own",
                             self.queues.shown()
                         );
                     }
-                    self.job = job;
-                    self.about.push(taken);
+                    was_gathered |= gathered;
+                    self.job.clone_from(&job);
+                    let gathered = About::Begin {
+                        job,
+                        gathered: true,
+                    };
+                    if was_gathered {
+                        self.told.push(taken);
+                    } else {
+                        self.about.put(gathered).map_err(|error| *error.why)?;
+                        self.about.flush()?;
+                        self.about.settle(taken);
+                    }
+                    return Ok(was_gathered);
                 }
-                Ok((Report::End { total }, taken)) => {
-                    self.total = Some((total, 0));
-                    self.about.push(taken);
+                Err(Error::Empty) => return Ok(was_gathered),
+                Err(error @ Error::Encoding { .. }) => {
+                    log::warn!("passed over: {error}");
+                    continue;
                 }
-                Ok((Report::Stopped { total, cause }, taken)) => {
-                    self.total = Some((total, cause));
-                    self.about.push(taken);
-                }
-                Err(Error::Empty) => return Ok(true),
-                Err(Error::ShutDown) => return Ok(!self.early.is_empty()),
+                Err(error) => return Err(error),
+            };
+            self.told.push(taken);
+        }
+    }
+
+    /// What the queue has: each task's first result.
+    fn take(&mut self) -> Result<Vec<Arrived>> {
+        let mut arrived = Vec::new();
+        loop {
+            match self.results.lease(after(TURN)) {
+                Ok((done, taken)) => arrived.extend(self.first(done, taken)),
+                Err(Error::Empty) => return Ok(arrived),
                 Err(error @ Error::Encoding { .. }) => log::warn!("passed over: {error}"),
+                Err(Error::ShutDown) if !arrived.is_empty() => return Ok(arrived),
                 Err(error) => return Err(error),
             }
-            // The others only if they are here already.
-            if !self.results.is_ready() {
-                return Ok(true);
+            // More only if they are here already.
+            if arrived.len() >= AHEAD || !self.results.is_ready() {
+                return Ok(arrived);
             }
-            wait = after(TURN);
         }
-        Ok(true)
     }
 
     /// A result, if it is its task's first.
@@ -211,11 +246,12 @@ impl Gathering {
 
     /// The poison pill.
     fn end(&mut self) -> Result<()> {
-        for taken in self.about.drain(..) {
-            self.results.settle(taken);
+        for taken in self.told.drain(..) {
+            self.about.settle(taken);
         }
         self.tasks.shutdown_now()?;
-        self.results.shutdown_now()
+        self.results.shutdown_now()?;
+        self.about.shutdown_now()
     }
 
     fn pill(&self, cause: u8) -> Pill {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Queues, Report, Task};
+use super::{About, Queues, Task};
 use crate::JoinableQueue;
 use crate::error::{Error, Result};
 use crate::hub::host::{Orders, Summary, host_name};
@@ -21,7 +21,7 @@ const PUBLISH: Duration = Duration::from_millis(50);
 pub(crate) struct Handing {
     queues: Queues,
     tasks: JoinableQueue<Task>,
-    results: JoinableQueue<Report>,
+    about: JoinableQueue<About>,
     intake: Intake,
     orders: Arc<Orders>,
     waker: Waker,
@@ -42,26 +42,29 @@ impl Handing {
         tries: u32,
         title: String,
     ) -> Result<Self> {
-        let (mut tasks, mut results) = (queues.tasks()?, queues.results()?);
-        let begin = || Report::Begin { job: job.clone() };
-        let begun = results
-            .put(begin())
-            .map_err(|error| *error.why)
-            .and_then(|()| results.flush());
-        if let Err(Error::ShutDown) = begun {
-            // A run of this name is over.
-            drop((tasks, results));
-            queues.clear()?;
-            (tasks, results) = (queues.tasks()?, queues.results()?);
-            results.put(begin()).map_err(|error| *error.why)?;
-            results.flush()?;
-        } else {
-            begun?;
+        let (mut tasks, mut about) = (queues.tasks()?, queues.about()?);
+        let begin = |about: &JoinableQueue<About>| {
+            let begin = About::Begin {
+                job: job.clone(),
+                gathered: false,
+            };
+            about.put(begin).map_err(|error| *error.why)?;
+            about.flush()
+        };
+        match begin(&about) {
+            Err(Error::ShutDown) => {
+                // A run of this name is over.
+                drop((tasks, about));
+                queues.clear()?;
+                (tasks, about) = (queues.tasks()?, queues.about()?);
+                begin(&about)?;
+            }
+            begun => begun?,
         }
         Ok(Self {
             queues,
             tasks,
-            results,
+            about,
             intake,
             orders,
             waker,
@@ -79,16 +82,13 @@ impl Handing {
         let handed = self.hand_over();
         self.intake.close();
         let cause = handed?;
-        let report = match cause {
-            0 => Report::End { total: self.put },
-            cause => Report::Stopped {
-                total: self.put,
-                cause,
-            },
-        };
         self.tasks.flush()?;
-        self.results.put(report).map_err(|error| *error.why)?;
-        self.results.flush()?;
+        let end = About::End {
+            total: self.put,
+            cause,
+        };
+        self.about.put(end).map_err(|error| *error.why)?;
+        self.about.flush()?;
         self.publish();
         log::info!(
             "{} tasks were handed over to {}",

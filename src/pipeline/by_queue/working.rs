@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::{Done, Queues, Report, TURN, Task};
+use super::{Done, Queues, TURN, Task};
 use crate::JoinableQueue;
 use crate::error::{Error, Result};
 use crate::hub::consumer::{Assigned, Ended, Shared};
@@ -26,7 +26,7 @@ pub(crate) struct Working {
     shared: Arc<Shared>,
     peer: PeerId,
     on_kill: Option<Box<dyn Fn() + Send>>,
-    results: JoinableQueue<Report>,
+    results: JoinableQueue<Done>,
     held: Arc<Held>,
     killed: bool,
 }
@@ -150,8 +150,8 @@ impl Working {
         let mut done = Vec::with_capacity(finished.len() + again.len());
         for result in finished {
             done.push(result.id);
-            let report = Report::Result(self.done(result));
-            self.results.put(report).map_err(|error| *error.why)?;
+            let result = self.done(result);
+            self.results.put(result).map_err(|error| *error.why)?;
         }
         for failed in again {
             let Some((taken, mut task)) = self.held.leased().remove(&failed.id) else {
