@@ -31,9 +31,11 @@ fn program(scene: &Scene, endpoint: &str, more: &[&str]) -> Program {
 }
 
 fn start(scene: &Scene, endpoint: &str, more: &[&str]) -> Running {
-    let running = program(scene, endpoint, more).start();
+    let mut running = program(scene, endpoint, more).start();
     scene.until_true("it listens", || {
-        running.stderr_so_far().contains("listening at")
+        let said = running.stderr_so_far();
+        assert!(running.is_running(), "it has ended: {said}");
+        said.contains("listening at")
     });
     running
 }
@@ -284,7 +286,7 @@ fn put_all(url: String, joinable: bool, from: u64, count: u64) -> procession::Re
     let queue = open(&url, joinable)?;
     for number in from..from + count {
         queue.put(number)?;
-        if number % 100 == 0 {
+        if number % 50 == 0 {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -325,7 +327,7 @@ fn get_all(url: String, joinable: bool, to: PathBuf) -> procession::Result<u64> 
 
 /// Three put and two get, while the host is killed again and again; a getter too, if its items come back.
 fn each_accepted_item_is_got(endpoint: &str, scene: &Scene, joinable: bool) -> Outcome {
-    const EACH: u64 = 8_000;
+    const EACH: u64 = 20_000;
     let more = ["--journal", "queues.sqlite", "--heartbeat", "0.3"];
     let url = format!("{}&maxsize=3000", at(endpoint, "numbers"));
     let mut host = start(scene, endpoint, &more);

@@ -455,7 +455,11 @@ impl Member {
             Message::Revoke(list) if list.run == self.run => {
                 self.give_back(Some(&list.tasks));
             }
-            Message::Rejoin(pill) if pill.run == self.run && !self.dial.is_greeting() => {
+            Message::Rejoin(pill)
+                if pill.run == self.run
+                    && !self.dial.is_greeting()
+                    && self.goodbye_at.is_none() =>
+            {
                 self.hello();
             }
             Message::Pill(pill) => self.on_pill(&pill),
