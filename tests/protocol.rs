@@ -16,7 +16,7 @@ use procession::obituary::Obituary;
 use procession::pipeline::{Ventilator, status};
 use procession::wire::block;
 use procession::wire::frame::{
-    Ack, Again, Ask, Batch, Confirm, Confirmed, Credit, Done, Goodbye, Heartbeat, Hello, Kept,
+    Ack, Again, Ask, Batch, Confirm, Confirmed, Credit, Done, Find, Found, Goodbye, Heartbeat, Hello, Kept,
     MAGIC, MAX_FRAME, Message, Obituaries, PART_SIZE, Part, PeerState, Pill, Place, Refused,
     ResultEntry, Role, Room, SinkAt, State, StatusRequest, TaskList, VERSION, Want, Welcome,
     decode, encode, encode_part, kind,
@@ -112,6 +112,29 @@ fn queue_examples() -> BTreeMap<&'static str, Vec<u8>> {
                     taken: 2,
                     done: 1,
                 }],
+            }),
+        ),
+        (
+            "FIND",
+            encode(&Find {
+                kind: kind::FIND,
+                magic: MAGIC.to_owned(),
+                version: VERSION,
+                peer: WORKER,
+                run: 0,
+                via: 2,
+                queue: "jobs".to_owned(),
+                maxsize: 1000,
+                joinable: true,
+            }),
+        ),
+        (
+            "FOUND",
+            encode(&Found {
+                kind: kind::FOUND,
+                peer: WORKER,
+                address: "tcp://*:40001".to_owned(),
+                lasting: true,
             }),
         ),
         ("ASK", encode(&ask(kind::ASK))),
@@ -506,7 +529,7 @@ fn the_page_has_the_bytes_of_every_message() -> Result<(), Box<dyn std::error::E
         .map(|bytes| if bytes[0] == 0xdc { bytes[3] } else { bytes[1] })
         .collect();
     assert!(
-        kinds.into_iter().eq(1..=kind::DOOMED),
+        kinds.into_iter().eq(1..=kind::FOUND),
         "a kind has no example"
     );
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession::{Endpoint, Leftover, QueueHost};
 
@@ -15,6 +15,9 @@ use crate::signals::{self, Ending, Order};
 
 /// How often it is looked whether the host serves.
 const GLANCE: Duration = Duration::from_millis(200);
+
+/// How long an endpoint is tried that is in use.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the subcommand.
 ///
@@ -79,7 +82,18 @@ fn start(args: &QueueArgs) -> Result<QueueHost, Box<dyn Error>> {
     if let Some(journal) = &args.journal {
         builder = builder.journal(journal);
     }
-    Ok(builder.start()?)
+    let began = Instant::now();
+    loop {
+        match builder.clone().start() {
+            // What a killed host has left at a path may be cleaned up at this moment.
+            Err(procession::Error::Bind { .. })
+                if args.journal.is_some() && began.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(GLANCE);
+            }
+            started => return Ok(started?),
+        }
+    }
 }
 
 /// A guardian that removes sockets at paths of the user's should we be killed. Those in the private directory are removed by the next program

@@ -386,12 +386,14 @@ impl Member {
         self.read_control()?;
         self.read_lane();
         self.check_host()?;
-        let lost = self.dial.is_lost() && self.settings.endpoint.transport() != Transport::Tcp;
-        if lost && self.lasting {
+        let lost = self.dial.is_lost();
+        let by_tcp = self.settings.endpoint.transport() == Transport::Tcp;
+        if lost && self.settings.named.is_some() && (by_tcp || self.lasting) {
+            // A connection to where the host of queues is heard is made again by itself.
             if !self.finding {
                 self.look_for_host()?;
             }
-        } else if lost {
+        } else if lost && !by_tcp {
             // On one host a connection that closes is a death.
             return Err(Error::HostGone {
                 endpoint: self.settings.endpoint.to_string(),
@@ -458,7 +460,11 @@ impl Member {
             Message::Revoke(list) if list.run == self.run => {
                 self.give_back(Some(&list.tasks));
             }
-            Message::Rejoin(pill) if pill.run == self.run && !self.dial.is_greeting() => {
+            Message::Rejoin(pill)
+                if pill.run == self.run
+                    && !self.dial.is_greeting()
+                    && self.goodbye_at.is_none() =>
+            {
                 self.hello();
             }
             Message::Pill(pill) => self.on_pill(&pill),

@@ -52,6 +52,8 @@ pub fn encode_again(message: &Message) -> Vec<u8> {
         Message::Ask(m) | Message::Answer(m) => encode(m),
         Message::Obituaries(m) => encode(m),
         Message::Doomed(m) => encode(m),
+        Message::Find(m) => encode(m),
+        Message::Found(m) => encode(m),
         Message::OtherVersion(_) => Vec::new(),
     }
 }

@@ -767,7 +767,8 @@ impl Member {
         let lost = has_event && lane.socket.link_events().iter().any(LinkEvent::is_loss);
         if lost && pill.is_none() && !self.pilled {
             self.lane = None;
-            if !self.dial.is_greeting() {
+            // Who has said goodbye does not come back: its lane may be closed before the answer is here.
+            if !self.dial.is_greeting() && self.goodbye_at.is_none() {
                 self.hello();
             }
         }
