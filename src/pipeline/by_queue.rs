@@ -27,7 +27,7 @@ pub(crate) use handing::Handing;
 pub(crate) use working::Working;
 
 use crate::JoinableQueue;
-use crate::engine::Address;
+use crate::engine::{Address, Scheme};
 use crate::error::{Error, Result};
 use crate::obituary::Obituary;
 use crate::queue::Item;
@@ -160,6 +160,13 @@ impl Queues {
 
     /// Removes what is left of a run of this name that is over.
     fn clear(&self) -> Result<()> {
+        if self.address.scheme == Scheme::ZeroMq {
+            return Err(Error::Refused {
+                who: "ventilator",
+                endpoint: self.shown(),
+                why: "a run of this name is over, and its host of queues still knows it; take another name".to_owned(),
+            });
+        }
         for part in ["tasks", "results", "about"] {
             crate::engine::open(&self.part(part), true)?
                 .connect()?
