@@ -169,7 +169,36 @@ impl Pool {
         Self::builder().bind(endpoint).start()
     }
 
-    /// Workers of this program for the pool that another one has bound at `endpoint`.
+    /// A pool whose calls go through a queue that is somebody else's: of a server (`redis://HOST/0?queue=NAME`, `amqp://`,
+    /// `beanstalk://`), or of a host of queues (`tcp://HOST:PORT?queue=NAME`, see [`QueueHost`](crate::QueueHost)). Its workers are those of
+    /// any programs that [work](Self::worker) at the same URL, and go on working there when this pool is gone, for others: there may be
+    /// several pools at one queue, and each gets the results of its own calls.
+    ///
+    /// ```no_run
+    /// use procession::Pool;
+    /// # #[procession::task]
+    /// # fn square(n: u64) -> u64 { n * n }
+    /// # fn one() -> procession::Result<()> {
+    /// let pool = Pool::open("redis://127.0.0.1:6379/0?queue=squares")?;
+    /// let squares = pool.map(square, 0..1_000_000)?;
+    /// # Ok(()) }
+    /// # fn other() -> procession::Result<()> {
+    /// // Any number of other programs, till they are told to end:
+    /// Pool::worker("redis://127.0.0.1:6379/0?queue=squares").workers(16).run()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A call whose worker dies is made again by another one, as often as that happens: a queue does not say of whose death an item came
+    /// back, so [`retries`](PoolBuilder::retries) does not bound it. When nobody works there calls wait, however long.
+    ///
+    /// # Errors
+    /// A bad URL; [`Error::Connect`] and [`Error::NobodyThere`] when the server is not to be reached within the
+    /// [patience](PoolBuilder::patience).
+    pub fn open(url: &str) -> Result<Self> {
+        Self::builder().open(url)
+    }
+
+    /// Workers of this program for the pool that another one has bound at `endpoint`, or for those at a [queue](Self::open).
     pub fn worker(endpoint: &str) -> PoolWorker {
         PoolWorker::new(endpoint)
     }

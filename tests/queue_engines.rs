@@ -6,7 +6,7 @@ mod servers;
 use std::time::{Duration, Instant};
 
 use children::{Outcome, assert_each_once, in_time, kill, next, rest, until, value};
-use procession::{Bytes, Error, JoinableQueue, Process, Queue, QueueHost, wait};
+use procession::{Bytes, Error, JoinableQueue, Pool, Process, Queue, QueueHost, wait};
 
 /// Where the test's queues are.
 struct Place {
@@ -222,7 +222,7 @@ fn join_waits_for_the_last_task(place: Place) -> Outcome {
     let worker = queue.clone();
     let thread = std::thread::spawn(move || -> Result<u64, String> {
         let mut count = 0;
-        while let Ok(_) = worker.get_timeout(Duration::from_secs(20)) {
+        while worker.get_timeout(Duration::from_secs(20)).is_ok() {
             worker.task_done().map_err(|error| error.to_string())?;
             count += 1;
             if count == 100 {
@@ -268,6 +268,61 @@ fn what_is_no_item_of_ours_is_an_error_and_the_next_one_comes(place: Place) -> O
     assert_eq!(next(&queue)?, 2);
     assert!(queue.is_empty()?);
     Ok(())
+}
+
+// ---- pools ----
+
+#[procession::task]
+fn square(n: u64) -> u64 {
+    n * n
+}
+
+#[procession::task]
+fn kill_once(flag: String, n: u64) -> u64 {
+    if std::fs::File::create_new(flag).is_ok() {
+        std::process::abort();
+    }
+    n + 1
+}
+
+#[procession::task]
+fn fail(why: String) -> Result<u64, String> {
+    Err(why)
+}
+
+#[procession::task]
+fn work_at(url: String) -> Result<(), String> {
+    let worker = Pool::worker(&url).workers(2);
+    worker.run().map_err(|error| error.to_string())
+}
+
+fn pools_make_their_calls_wherever_somebody_works(place: Place) -> Outcome {
+    let url = place.queue("pool", "");
+    let pool = Pool::open(&url)?;
+    let first = pool.apply_async(square, (12,))?;
+    let workers = Process::spawn(work_at, (url.clone(),))?;
+    assert_eq!(first.get()?, 144);
+    assert_eq!(
+        pool.map(square, 0..2_000)?,
+        (0..2_000).map(|n| n * n).collect::<Vec<_>>()
+    );
+    let other = Pool::open(&url)?;
+    let theirs = other.map_async(square, 100..200)?;
+    let ours = pool.map(square, 0..100)?;
+    assert_eq!(ours, (0..100).map(|n| n * n).collect::<Vec<_>>());
+    assert_eq!(theirs.get()?, (100..200).map(|n| n * n).collect::<Vec<_>>());
+    let failed = pool
+        .apply(fail, ("no luck".to_owned(),))
+        .expect_err("it fails");
+    assert!(failed.to_string().contains("no luck"), "{failed}");
+    let dir = tempfile::tempdir()?;
+    let flag = dir.path().join("flag").display().to_string();
+    assert_eq!(pool.apply(kill_once, (flag, 6))?, 7);
+    other.join()?;
+    pool.join()?;
+    // Workers at a queue go on for other pools till they are told to end.
+    assert!(workers.is_alive());
+    kill(&workers)
 }
 
 // ---- together with others ----
@@ -343,6 +398,7 @@ on_all!(
     join_waits_for_the_last_task,
     items_of_all_sizes_arrive_whole,
     what_is_no_item_of_ours_is_an_error_and_the_next_one_comes,
+    pools_make_their_calls_wherever_somebody_works,
     it_is_among_the_things_that_wait_waits_for,
     an_idle_getter_uses_next_to_no_time,
 );

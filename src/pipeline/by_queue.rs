@@ -18,6 +18,8 @@ mod gathering;
 mod handing;
 mod working;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,7 @@ pub(crate) use gathering::Gathering;
 pub(crate) use handing::Handing;
 pub(crate) use working::Working;
 
+use super::random_id;
 use crate::JoinableQueue;
 use crate::engine::{Address, Scheme};
 use crate::error::{Error, Result};
@@ -51,6 +54,8 @@ struct Task {
     #[serde(with = "serde_bytes")]
     body: Vec<u8>,
     obituaries: Vec<Obituary>,
+    /// Its result goes to `NAME.results.REPLY`, where a pool waits for it; else to `NAME.results`.
+    reply: String,
 }
 
 /// An item of `NAME.about`.
@@ -80,6 +85,26 @@ struct Done {
     #[serde(with = "serde_bytes")]
     body: Vec<u8>,
     obituaries: Vec<Obituary>,
+}
+
+/// Of a pool, of which there may be several at one queue of tasks: where its results go, and when it is over.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reply {
+    name: String,
+    over: Arc<AtomicBool>,
+}
+
+impl Reply {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            name: format!("{:016x}", random_id()?),
+            over: Arc::default(),
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
 }
 
 /// Whether a run that is named so goes through queues.
@@ -128,11 +153,15 @@ impl Queues {
         self.open(&self.part("tasks"))
     }
 
-    fn results(&self) -> Result<JoinableQueue<Done>> {
+    fn results(&self, reply: &str) -> Result<JoinableQueue<Done>> {
+        let part = match reply {
+            "" => "results".to_owned(),
+            reply => format!("results.{reply}"),
+        };
         // Bounding these as well, a sink that waits for one more would wait for ever.
         self.open(&Address {
             maxsize: None,
-            ..self.part("results")
+            ..self.part(&part)
         })
     }
 

@@ -38,7 +38,7 @@
 //! run more than once (after a death or a lost connection). Order is that of completion, or of input with
 //! [`SinkBuilder::keep_order`].
 
-mod by_queue;
+pub(crate) mod by_queue;
 mod poison_pill;
 mod sink;
 mod ventilator;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::by_queue::{self, Gathering, Queues};
+use super::by_queue::{self, Gathering, Queues, Reply};
 use super::{Cause, random_id};
 use crate::error::{Error, Result};
 use crate::hub::gather::{Arrived, Deliver, Gather, Joined, KeptBox, Settings, Shared, Waited};
@@ -145,6 +145,7 @@ pub struct SinkBuilder {
     ordered: bool,
     by_hand: bool,
     deliver: Option<Deliver>,
+    reply: Option<Reply>,
     journal: Option<Journal>,
 }
 
@@ -213,6 +214,12 @@ impl SinkBuilder {
     #[must_use]
     pub(crate) fn deliver(mut self, deliver: Deliver) -> Self {
         self.deliver = Some(deliver);
+        self
+    }
+
+    /// The results of a pool at a queue.
+    pub(crate) fn reply(mut self, reply: Reply) -> Self {
+        self.reply = Some(reply);
         self
     }
 
@@ -300,6 +307,13 @@ impl SinkBuilder {
                 dir: None,
             });
         }
+        if let Some((reply, deliver)) = self.reply.zip(self.deliver) {
+            let results = Gathering::of_pool(queues, &shared, reply, deliver)?;
+            let joined = Some(results.joined());
+            return Sink::new((shared, None, joined), (false, false, None), || {
+                results.run()
+            });
+        }
         let (gathering, joined) = Gathering::connect(queues, &shared, self.ordered)?;
         Sink::new(
             (shared, None, joined),
@@ -323,6 +337,7 @@ impl Sink<()> {
             ordered: false,
             by_hand: false,
             deliver: None,
+            reply: None,
             journal: None,
         }
     }

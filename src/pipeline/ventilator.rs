@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde::Serialize;
 
-use super::by_queue::{self, Handing, Queues};
+use super::by_queue::{self, Handing, Queues, Reply};
 use super::random_id;
 use crate::error::{Error, Result};
 use crate::hub::dial::{Dial, Need};
@@ -72,6 +72,7 @@ pub struct VentilatorBuilder {
     given_up: Option<GivenUp>,
     journal: Option<Journal>,
     done_before: (IdSet, u64),
+    reply: Option<Reply>,
 }
 
 impl VentilatorBuilder {
@@ -208,6 +209,12 @@ impl VentilatorBuilder {
         self
     }
 
+    /// The tasks of a pool at a queue.
+    pub(crate) fn reply(mut self, reply: Reply) -> Self {
+        self.reply = Some(reply);
+        self
+    }
+
     /// Listens at an endpoint in this user's private directory too, where [`status`] without an endpoint finds the run.
     #[must_use]
     pub const fn listed(mut self) -> Self {
@@ -324,7 +331,8 @@ impl VentilatorBuilder {
         let intake = Intake::new(waker.clone());
         let orders = Arc::new(Orders::default());
         let shared = (intake.clone(), Arc::clone(&orders), waker.clone());
-        let handing = Handing::connect(queues, shared, self.job, self.tries, self.title)?;
+        let handing =
+            Handing::connect(queues, shared, self.job, self.tries, self.title, self.reply)?;
         let thread = std::thread::Builder::new()
             .name("ventilator".to_owned())
             .spawn(move || handing.run())
@@ -480,6 +488,7 @@ impl Ventilator<()> {
             given_up: None,
             journal: None,
             done_before: Default::default(),
+            reply: None,
         }
     }
 }

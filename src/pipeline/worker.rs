@@ -107,8 +107,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// Dials, and waits for the welcome. A [queue's URL](crate::engine::Address) leads to a run that goes through that queue; it waits
-    /// for the first task then, however long that takes.
+    /// Dials, and waits for the welcome. A [queue's URL](crate::engine::Address) leads to a run, or a pool, that goes through that queue.
     ///
     /// # Errors
     /// [`Error::NobodyThere`], [`Error::Refused`], or a bad endpoint.
@@ -157,13 +156,13 @@ impl WorkerBuilder {
             });
         }
         let peer = random_id()?;
-        let (working, job) = Working::connect(queues, peer, &shared, self.on_kill)?;
+        let working = Working::connect(queues, peer, &shared, self.on_kill)?;
         Ok(Worker {
             work: Loop::Queue(working),
             shared,
             slots: self.slots,
             peer,
-            job,
+            job: Vec::new(),
             on_end: self.on_end,
         })
     }
@@ -236,12 +235,21 @@ impl Worker {
         }
     }
 
-    /// What the ventilator's program said about the run.
+    /// What the ventilator's program said about the run. In a run that goes through a queue that comes with the first task, for which it
+    /// waits.
     ///
     /// # Errors
-    /// When it said something else than a `J`.
+    /// When it said something else than a `J`, or nothing.
     pub fn job<J: DeserializeOwned>(&self) -> Result<J> {
-        rmp_serde::from_slice(&self.job).map_err(|error| Error::Encoding {
+        let said;
+        let job = match &self.work {
+            Loop::Ventilator(_) => &self.job,
+            Loop::Queue(working) => {
+                said = working.job()?;
+                &said
+            }
+        };
+        rmp_serde::from_slice(job).map_err(|error| Error::Encoding {
             what: "the run's job".to_owned(),
             why: error.to_string(),
         })

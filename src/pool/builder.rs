@@ -18,6 +18,7 @@ use super::living;
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::keys::Keys;
+use crate::pipeline::by_queue::{self, Reply};
 use crate::pipeline::{Sink, Ventilator, random_id};
 use crate::registry::Task;
 use crate::wire::body::Body;
@@ -68,6 +69,8 @@ pub struct PoolBuilder {
     retries: u32,
     time_limit: Option<Duration>,
     endpoint: Option<String>,
+    /// The URL of a queue through which calls go.
+    queue: Option<String>,
     insecure: bool,
     keys: Option<Keys>,
     patience: Duration,
@@ -83,6 +86,7 @@ impl Default for PoolBuilder {
             retries: 2,
             time_limit: None,
             endpoint: None,
+            queue: None,
             insecure: false,
             keys: None,
             patience: Duration::from_secs(30),
@@ -150,6 +154,30 @@ impl PoolBuilder {
         self
     }
 
+    /// A pool whose calls go through a queue; see [`Pool::open`].
+    ///
+    /// # Errors
+    /// As there; [`Error::PoolStart`] with an [`initializer`](Self::initializer): its workers are no children of this pool.
+    pub fn open(mut self, url: &str) -> Result<Pool> {
+        if !by_queue::is_queue(url) {
+            return Err(Error::BadEndpoint {
+                endpoint: url.to_owned(),
+                why: "it names no queue: redis://HOST?queue=NAME, amqp://, beanstalk://, or tcp://HOST:PORT?queue=NAME of a procession queue; \
+                      to listen there yourself, bind"
+                    .to_owned(),
+            });
+        }
+        if self.initializer.is_some() {
+            return Err(Error::PoolStart {
+                why: "the workers at a queue are started by other programs, for any number of pools: an initializer is for workers of one's own"
+                    .to_owned(),
+            });
+        }
+        self.queue = Some(url.to_owned());
+        self.workers = Some(0);
+        self.start()
+    }
+
     /// Uses these keys by TCP, instead of those that `PROCESSION_KEYS` names.
     pub fn keys(mut self, keys: Keys) -> Self {
         self.keys = Some(keys);
@@ -178,13 +206,17 @@ impl PoolBuilder {
     /// of a pool, because it is a daemon: make the inner pool in the program itself, or use threads there.
     pub fn start(self) -> Result<Pool> {
         let workers = self.workers.unwrap_or_else(default_workers);
-        if workers == 0 && self.endpoint.is_none() {
+        if workers == 0 && self.endpoint.is_none() && self.queue.is_none() {
             return Err(Error::PoolStart {
                 why: "there are none: a pool has at least one worker, or `bind`s an endpoint at which others can join".to_owned(),
             });
         }
         runtime_dir::sweep();
-        let name = format!("inproc://pool-{:016x}", random_id()?);
+        let name = match &self.queue {
+            Some(url) => url.clone(),
+            None => format!("inproc://pool-{:016x}", random_id()?),
+        };
+        let reply = Reply::new()?;
         let mut builder = Ventilator::<()>::builder(&name)
             .listed()
             .title(format!("pool {}", self.name))
@@ -197,11 +229,20 @@ impl PoolBuilder {
         if let Some(keys) = &self.keys {
             builder = builder.keys(keys.clone());
         }
+        if self.queue.is_some() {
+            builder = builder.reply(reply.clone());
+        }
         let ventilator: Ventilator<Body> = builder.start()?;
         let dir = ventilator.private_dir().to_owned();
-        let mut sink = Sink::<()>::builder()
-            .insecure(self.insecure)
-            .bind(format!("ipc://{}", dir.join("results").display()));
+        let mut sink = Sink::<()>::builder().insecure(self.insecure);
+        if self.queue.is_some() {
+            sink = sink.reply(reply);
+            if let Some(keys) = &self.keys {
+                sink = sink.proof(keys.clone());
+            }
+        } else {
+            sink = sink.bind(format!("ipc://{}", dir.join("results").display()));
+        }
         let public = ventilator
             .endpoints()
             .iter()
@@ -218,7 +259,8 @@ impl PoolBuilder {
             local: workers,
             seen: AtomicU32::new(workers),
             seen_at: Mutex::new(None),
-            patience: (workers == 0).then_some(self.patience),
+            // At a queue nobody knows who works there.
+            patience: (workers == 0 && self.queue.is_none()).then_some(self.patience),
             endpoint: public.as_ref().map(ToString::to_string).unwrap_or_default(),
             crew: Mutex::default(),
             feeds: Mutex::default(),
@@ -253,6 +295,9 @@ impl PoolBuilder {
             time_limit: self.time_limit,
             retries: self.retries,
         };
+        if self.queue.is_some() {
+            return Ok(pool);
+        }
         let crew = Crew::start(Settings {
             workers,
             name: self.name,

@@ -12,6 +12,7 @@ use super::crew::{Crew, Settings};
 use super::living;
 use crate::error::{Error, Result};
 use crate::keys::Keys;
+use crate::pipeline::by_queue;
 use crate::pipeline::{Answer, Slot, Worker};
 use crate::wire::body::Body;
 use crate::wire::runtime_dir;
@@ -90,24 +91,13 @@ impl PoolWorker {
     /// [`patience`](Self::patience), or the workers do not start.
     pub fn run(self) -> Result<()> {
         runtime_dir::sweep();
-        // Joins and leaves at once, to hear what every worker has to do first.
-        let mut visitor = Worker::builder()
-            .patience(self.patience)
-            .insecure(self.insecure);
-        if let Some(keys) = &self.keys {
-            visitor = visitor.proof(keys.clone());
-        }
-        let visitor = visitor.connect(&self.endpoint)?;
-        let initializer: Option<(String, ByteBuf)> = visitor.job().unwrap_or_default();
-        visitor.handle().leave();
-        let end = visitor.serve(|mut slot: Slot<Body, Body>| {
-            while let Some(lease) = slot.get() {
-                slot.finish(lease, Answer::failed("nobody works here"));
-            }
-        })?;
-        if end.cause.is_some() {
-            return Ok(());
-        }
+        let initializer = match by_queue::is_queue(&self.endpoint) {
+            true => None,
+            false => match self.ask()? {
+                Asked::Initializer(initializer) => initializer,
+                Asked::Ended => return Ok(()),
+            },
+        };
         let crew = Crew::start(Settings {
             workers: self.workers.unwrap_or_else(default_workers),
             name: self.name,
@@ -133,4 +123,32 @@ impl PoolWorker {
             None => Ok(()),
         }
     }
+
+    /// Joins and leaves at once, to hear what every worker has to do first.
+    fn ask(&self) -> Result<Asked> {
+        let mut visitor = Worker::builder()
+            .patience(self.patience)
+            .insecure(self.insecure);
+        if let Some(keys) = &self.keys {
+            visitor = visitor.proof(keys.clone());
+        }
+        let visitor = visitor.connect(&self.endpoint)?;
+        let initializer: Option<(String, ByteBuf)> = visitor.job().unwrap_or_default();
+        visitor.handle().leave();
+        let end = visitor.serve(|mut slot: Slot<Body, Body>| {
+            while let Some(lease) = slot.get() {
+                slot.finish(lease, Answer::failed("nobody works here"));
+            }
+        })?;
+        Ok(match end.cause {
+            Some(_) => Asked::Ended,
+            None => Asked::Initializer(initializer),
+        })
+    }
+}
+
+/// What a pool says to who comes.
+enum Asked {
+    Initializer(Option<(String, ByteBuf)>),
+    Ended,
 }

@@ -1,20 +1,21 @@
 //! The sink's loop: takes results from the queue, each once, and is done with those that the program has kept.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::{About, Done, Queues, TURN, Task};
+use super::{About, Done, Queues, Reply, TURN, Task};
 use crate::JoinableQueue;
 use crate::error::{Error, Result};
-use crate::hub::gather::{Arrived, Joined, Shared};
+use crate::hub::gather::{Arrived, Deliver, Joined, Shared};
 use crate::hub::member::{Taken, Wait};
 use crate::hub::outside::{Instant, poll};
 use crate::queue::after;
 use crate::wait::Waitable;
 use crate::wire::body::Body;
-use crate::wire::frame::{Pill, TaskId, kind};
+use crate::wire::frame::{Pill, RunId, TaskId, kind};
 use crate::wire::id_set::IdSet;
 
 /// So many results may be with the program and not kept, unless they wait for their turn.
@@ -51,7 +52,7 @@ impl Gathering {
     ) -> Result<(Self, Option<Joined>)> {
         let mut gathering = Self {
             tasks: queues.tasks()?,
-            results: queues.results()?,
+            results: queues.results("")?,
             about: queues.about()?,
             queues,
             shared: Arc::clone(shared),
@@ -80,6 +81,22 @@ impl Gathering {
             run: gathering.queues.run(),
         });
         Ok((gathering, joined))
+    }
+
+    /// The results of a pool, each of which is given to `deliver`.
+    pub(crate) fn of_pool(
+        queues: Queues,
+        shared: &Arc<Shared>,
+        reply: Reply,
+        deliver: Deliver,
+    ) -> Result<PoolResults> {
+        Ok(PoolResults {
+            results: queues.results(&reply.name)?,
+            shared: Arc::clone(shared),
+            run: queues.run(),
+            reply,
+            deliver,
+        })
     }
 
     /// Gathers until each task has its result, or until told to leave.
@@ -214,19 +231,7 @@ impl Gathering {
         }
         self.seen.insert(done.id);
         self.leased.insert(done.id, taken);
-        Some(Arrived {
-            id: done.id,
-            attempt: done.attempt,
-            worker: done.worker,
-            exit: done.exit,
-            signal: done.signal,
-            micros: done.micros,
-            cost: done.body.len() as u64,
-            body: Body::from(done.body),
-            error: done.error,
-            link: 0,
-            obituaries: done.obituaries,
-        })
+        Some(done.into())
     }
 
     fn read_kept(&mut self) {
@@ -263,5 +268,78 @@ impl Gathering {
             cause,
             kill: false,
         }
+    }
+}
+
+impl From<Done> for Arrived {
+    fn from(done: Done) -> Self {
+        Self {
+            id: done.id,
+            attempt: done.attempt,
+            worker: done.worker,
+            exit: done.exit,
+            signal: done.signal,
+            micros: done.micros,
+            cost: done.body.len() as u64,
+            body: Body::from(done.body),
+            error: done.error,
+            link: 0,
+            obituaries: done.obituaries,
+        }
+    }
+}
+
+/// The results of one pool, of which there may be several at one queue of tasks.
+pub(crate) struct PoolResults {
+    results: JoinableQueue<Done>,
+    shared: Arc<Shared>,
+    run: RunId,
+    reply: Reply,
+    deliver: Deliver,
+}
+
+impl PoolResults {
+    pub(crate) fn joined(&self) -> Joined {
+        Joined {
+            run: self.run,
+            ..Joined::default()
+        }
+    }
+
+    /// Gives results to the pool until it is over.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let outcome = self.serve();
+        self.shared.close(None);
+        outcome
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        while !self.reply.is_over() && !self.shared.is_leaving().0 {
+            let mut wait = after(TURN);
+            let (mut arrived, mut leased) = (VecDeque::new(), Vec::new());
+            loop {
+                match self.results.lease(wait) {
+                    Ok((done, taken)) => {
+                        arrived.push_back(Arrived::from(done));
+                        leased.push(taken);
+                    }
+                    Err(Error::Empty | Error::ShutDown) => break,
+                    Err(error @ Error::Encoding { .. }) => log::warn!("passed over: {error}"),
+                    Err(error) => return Err(error),
+                }
+                if arrived.len() >= AHEAD || !self.results.is_ready() {
+                    break;
+                }
+                wait = after(TURN);
+            }
+            if !arrived.is_empty() {
+                (self.deliver)(arrived);
+            }
+            for taken in leased {
+                self.results.settle(taken);
+            }
+        }
+        // What comes later is nobody's.
+        self.results.shutdown_now()
     }
 }

@@ -1,9 +1,10 @@
 //! The ventilator's loop: hands tasks over to the queue.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{About, Queues, Task};
+use super::{About, Queues, Reply, Task};
 use crate::JoinableQueue;
 use crate::error::{Error, Result};
 use crate::hub::host::{Orders, Summary, host_name};
@@ -21,7 +22,9 @@ const PUBLISH: Duration = Duration::from_millis(50);
 pub(crate) struct Handing {
     queues: Queues,
     tasks: JoinableQueue<Task>,
-    about: JoinableQueue<About>,
+    /// A run's; a pool has nothing to say there.
+    about: Option<JoinableQueue<About>>,
+    reply: Reply,
     intake: Intake,
     orders: Arc<Orders>,
     waker: Waker,
@@ -41,11 +44,38 @@ impl Handing {
         job: Vec<u8>,
         tries: u32,
         title: String,
+        reply: Option<Reply>,
     ) -> Result<Self> {
+        let (tasks, about) = match &reply {
+            Some(_) => (queues.tasks()?, None),
+            None => {
+                let (tasks, about) = Self::begin(&queues, &job)?;
+                (tasks, Some(about))
+            }
+        };
+        Ok(Self {
+            queues,
+            tasks,
+            about,
+            reply: reply.unwrap_or_default(),
+            intake,
+            orders,
+            waker,
+            job,
+            tries: tries.max(1),
+            title,
+            put: 0,
+            started: Instant::now(),
+            published: None,
+        })
+    }
+
+    /// Says what the run is about.
+    fn begin(queues: &Queues, job: &[u8]) -> Result<(JoinableQueue<Task>, JoinableQueue<About>)> {
         let (mut tasks, mut about) = (queues.tasks()?, queues.about()?);
         let begin = |about: &JoinableQueue<About>| {
             let begin = About::Begin {
-                job: job.clone(),
+                job: job.to_vec(),
                 gathered: false,
             };
             about.put(begin).map_err(|error| *error.why)?;
@@ -61,34 +91,24 @@ impl Handing {
             }
             begun => begun?,
         }
-        Ok(Self {
-            queues,
-            tasks,
-            about,
-            intake,
-            orders,
-            waker,
-            job,
-            tries: tries.max(1),
-            title,
-            put: 0,
-            started: Instant::now(),
-            published: None,
-        })
+        Ok((tasks, about))
     }
 
     /// Hands over what the program puts, till it puts no more or is told to stop.
     pub(crate) fn run(mut self) -> Result<Summary> {
         let handed = self.hand_over();
         self.intake.close();
+        self.reply.over.store(true, Ordering::Release);
         let cause = handed?;
         self.tasks.flush()?;
         let end = About::End {
             total: self.put,
             cause,
         };
-        self.about.put(end).map_err(|error| *error.why)?;
-        self.about.flush()?;
+        if let Some(about) = &self.about {
+            about.put(end).map_err(|error| *error.why)?;
+            about.flush()?;
+        }
         self.publish();
         log::info!(
             "{} tasks were handed over to {}",
@@ -138,6 +158,7 @@ impl Handing {
             job: self.job.clone(),
             body: body.into(),
             obituaries: Vec::new(),
+            reply: self.reply.name.clone(),
         };
         loop {
             match self.tasks.put_timeout(task, super::TURN) {

@@ -20,13 +20,17 @@ use crate::wire::frame::{PeerId, Pill, TaskId, kind};
 /// While results are on their way to the queue, a look at what the slots have done.
 const ROUND: Duration = Duration::from_millis(8);
 
+/// The queues of so many pools are kept open for their results.
+const POOLS: usize = 64;
+
 /// A worker whose tasks come from a queue.
 pub(crate) struct Working {
     queues: Queues,
     shared: Arc<Shared>,
     peer: PeerId,
     on_kill: Option<Box<dyn Fn() + Send>>,
-    results: JoinableQueue<Done>,
+    /// Where results go, by what tasks say.
+    results: FxHashMap<String, JoinableQueue<Done>>,
     held: Arc<Held>,
     killed: bool,
 }
@@ -47,41 +51,46 @@ impl Held {
 }
 
 impl Working {
-    /// Joins the queues, and waits for the first task, which says what the run is about. The job is empty when there will be none.
+    /// Joins the queue of tasks.
     pub(crate) fn connect(
         queues: Queues,
         peer: PeerId,
         shared: &Arc<Shared>,
         on_kill: Option<Box<dyn Fn() + Send>>,
-    ) -> Result<(Self, Vec<u8>)> {
-        let (tasks, results) = (queues.tasks()?, queues.results()?);
-        let mut first = None;
-        while first.is_none() && !shared.is_leaving() {
-            match tasks.lease(after(TURN)) {
-                Ok(leased) => first = Some(leased),
+    ) -> Result<Self> {
+        let tasks = queues.tasks()?;
+        Ok(Self {
+            queues,
+            shared: Arc::clone(shared),
+            peer,
+            on_kill,
+            results: FxHashMap::default(),
+            held: Arc::new(Held {
+                tasks,
+                leased: Mutex::default(),
+                first: Mutex::default(),
+            }),
+            killed: false,
+        })
+    }
+
+    /// What the run is about, as the first task says, for which it waits. Empty when there will be none.
+    pub(crate) fn job(&self) -> Result<Vec<u8>> {
+        let mut first = self
+            .held
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while first.is_none() && !self.shared.is_leaving() {
+            match self.held.tasks.lease(after(TURN)) {
+                Ok(leased) => *first = Some(leased),
                 Err(Error::Empty) => {}
                 Err(Error::ShutDown) => break,
                 Err(error @ Error::Encoding { .. }) => log::warn!("passed over: {error}"),
                 Err(error) => return Err(error),
             }
         }
-        let job = first
-            .as_ref()
-            .map_or(Vec::new(), |(task, _)| task.job.clone());
-        let working = Self {
-            queues,
-            shared: Arc::clone(shared),
-            peer,
-            on_kill,
-            results,
-            held: Arc::new(Held {
-                tasks,
-                leased: Mutex::default(),
-                first: Mutex::new(first),
-            }),
-            killed: false,
-        };
-        Ok((working, job))
+        Ok((first.as_ref()).map_or(Vec::new(), |(task, _)| task.job.clone()))
     }
 
     /// Works until the queue was shut down, until told to leave, or until the queue is gone.
@@ -142,16 +151,30 @@ impl Working {
     }
 
     /// Puts what was done into the queue, and is then done with the tasks; whether there was something.
-    fn report(&self) -> Result<bool> {
+    fn report(&mut self) -> Result<bool> {
         let (finished, again, returned) = self.shared.take_out();
         if finished.is_empty() && again.is_empty() && returned.is_empty() {
             return Ok(false);
         }
-        let mut done = Vec::with_capacity(finished.len() + again.len());
+        let mut done = Vec::with_capacity(finished.len());
+        let mut told: Vec<String> = Vec::new();
         for result in finished {
-            done.push(result.id);
+            let Some((taken, task)) = self.held.leased().remove(&result.id) else {
+                continue;
+            };
+            done.push(taken);
             let result = self.done(result);
-            self.results.put(result).map_err(|error| *error.why)?;
+            if wanted(
+                self.results(&task.reply)?
+                    .put(result)
+                    .map_err(|error| *error.why),
+            )? && !told.contains(&task.reply)
+            {
+                told.push(task.reply);
+            }
+        }
+        for reply in told {
+            wanted(self.results(&reply)?.flush())?;
         }
         for failed in again {
             let Some((taken, mut task)) = self.held.leased().remove(&failed.id) else {
@@ -160,19 +183,28 @@ impl Working {
             task.attempt += 1;
             task.tries_left = task.tries_left.saturating_sub(1);
             task.obituaries = failed.obituaries;
-            self.held.tasks.put(task).map_err(|error| *error.why)?;
-            self.held.tasks.flush()?;
-            self.held.tasks.settle(taken);
-        }
-        self.results.flush()?;
-        let mut leased = self.held.leased();
-        for id in done {
-            if let Some((taken, _)) = leased.remove(&id) {
-                self.held.tasks.settle(taken);
+            if wanted(self.held.tasks.put(task).map_err(|error| *error.why))? {
+                wanted(self.held.tasks.flush())?;
             }
+            done.push(taken);
+        }
+        for taken in done {
+            self.held.tasks.settle(taken);
         }
         // What was returned goes to others when this process leaves.
         Ok(true)
+    }
+
+    /// Where a task's result goes.
+    fn results(&mut self, reply: &str) -> Result<&JoinableQueue<Done>> {
+        if !self.results.contains_key(reply) {
+            if self.results.len() >= POOLS {
+                self.results.clear();
+            }
+            let queue = self.queues.results(reply)?;
+            self.results.insert(reply.to_owned(), queue);
+        }
+        Ok(&self.results[reply])
     }
 
     fn done(&self, result: Finished) -> Done {
@@ -194,6 +226,15 @@ impl Working {
             body,
             obituaries: result.obituaries,
         }
+    }
+}
+
+/// Whether somebody still wants it: who has shut its queue down does not.
+fn wanted(put: Result<()>) -> Result<bool> {
+    match put {
+        Ok(()) => Ok(true),
+        Err(Error::ShutDown) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
