@@ -5,10 +5,10 @@ SHELL = /bin/sh
 PYTHON_ENVIRONMENT = $(CURDIR)/.venv
 
 .DEFAULT_GOAL = help
-.PHONY: help build lint test fuzz soak mutants chaos demo bench examples doc check install clean
+.PHONY: help build lint test test-quick fuzz soak mutants chaos demo bench examples doc check install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 build: ## the command, optimised: target/release/procession
 	cargo build --release
@@ -19,10 +19,13 @@ lint: ## format, clippy and documentation, where a warning is an error
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 
-test: ## all tests: unit, integration, documentation; the examples are built too
+test: ## all tests, with the servers that they need: unit, integration, documentation; the examples are built too
 	@if scripts/setup python '$(PYTHON_ENVIRONMENT)'; then \
 		export PROCESSION_TEST_PYTHON='$(PYTHON_ENVIRONMENT)/bin/python'; fi; \
-	set -x; cargo test --workspace --all-features
+	set -x; scripts/services run cargo test --workspace --all-features
+
+test-quick: ## the tests that need no server
+	cargo test --workspace --all-features
 
 fuzz: ## decoders with damaged inputs, for FUZZ_SECONDS (600) each
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --test decoders -- --nocapture --test-threads=16
