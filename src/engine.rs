@@ -21,6 +21,8 @@
 
 pub mod address;
 pub mod guarantees;
+#[cfg(feature = "amqp")]
+pub mod rabbitmq;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,8 +88,8 @@ pub enum Taken {
 pub struct Count {
     /// That no getter has been given.
     pub ready: u64,
-    /// That getters hold, and have not acknowledged.
-    pub held: u64,
+    /// That getters hold, and have not acknowledged; `None`: the server does not tell.
+    pub held: Option<u64>,
     /// The queue was shut down.
     pub shut_down: bool,
 }
@@ -156,9 +158,12 @@ pub trait Connection: Send {
 /// # Errors
 /// When this program was built without it.
 pub fn open(address: &Address, joinable: bool) -> Result<Arc<dyn Engine>> {
-    let _ = joinable;
-    Err(Error::Connect {
-        endpoint: address.to_string(),
-        why: "this program was built without that engine".to_owned(),
-    })
+    match address.scheme {
+        #[cfg(feature = "amqp")]
+        Scheme::Amqp => Ok(Arc::new(rabbitmq::RabbitMq::new(address, joinable))),
+        _ => Err(Error::Connect {
+            endpoint: address.to_string(),
+            why: "this program was built without that engine".to_owned(),
+        }),
+    }
 }

@@ -342,7 +342,7 @@ impl Member {
             self.ahead = ahead;
             return Ok(());
         }
-        let Some((inside, count)) = self.count()? else {
+        let Some((inside, _, count)) = self.count()? else {
             return Ok(());
         };
         if count.shut_down {
@@ -362,8 +362,9 @@ impl Member {
         Ok(())
     }
 
-    /// How many items were put and not returned by any `get`, as far as this process can know, and what the server counts.
-    fn count(&mut self) -> Result<Option<(u64, Count)>> {
+    /// How many items were put and not returned by any `get`, as far as this process can know, how many are unfinished, and what the
+    /// server counts.
+    fn count(&mut self) -> Result<Option<(u64, u64, Count)>> {
         let both = Arc::clone(&self.both);
         // What was taken here is said first.
         let until = Instant::now() + SAYING;
@@ -388,10 +389,12 @@ impl Member {
             };
             let (untaken, _) = both.shared.ahead();
             let returned = held.saturating_sub(untaken);
-            let inside = (count.ready + count.held).saturating_sub(returned);
+            // A server that does not tell what is held: of that we know our own.
+            let unfinished = count.ready + count.held.unwrap_or(held);
+            let inside = unfinished.saturating_sub(returned);
             // While much goes on the number is old in any case.
             if before == both.changes.load(Ordering::Acquire) || turns == 10 {
-                return Ok(Some((inside, count)));
+                return Ok(Some((inside, unfinished, count)));
             }
         }
     }
@@ -421,14 +424,14 @@ impl Member {
                     self.tell(number, kind, 0, 0);
                 }
                 _ => match self.count()? {
-                    Some((inside, count)) => {
+                    Some((inside, unfinished, count)) => {
                         let ahead = shared.ahead().0;
                         let inside = if kind == LOOK {
                             count.ready + ahead
                         } else {
                             inside
                         };
-                        self.tell(number, kind, inside, count.ready + count.held);
+                        self.tell(number, kind, inside, unfinished);
                     }
                     None => {
                         shared.ask_again();
@@ -439,7 +442,7 @@ impl Member {
         }
         self.joins.retain(|number| shared.is_open(*number));
         if !self.joins.is_empty() && Instant::now() >= self.next_count.0 {
-            let unfinished = self.count()?.map(|(_, count)| count.ready + count.held);
+            let unfinished = self.count()?.map(|(_, unfinished, _)| unfinished);
             if unfinished == Some(0) {
                 for number in std::mem::take(&mut self.joins) {
                     self.tell(number, kind::JOIN, 0, 0);
