@@ -18,12 +18,21 @@
 //! | `engine/guarantees` | what each engine promises (pure) |
 //! | `engine/member` | the loops between a program's threads and a [`Connection`] |
 //! | `engine/redis`, `rabbitmq`, `beanstalk` | one server each |
+//! | `engine/parts` | how a large item says where its parts are (pure) |
 
 pub mod address;
+#[cfg(feature = "beanstalk")]
+mod beanstalk;
 pub mod guarantees;
+#[cfg(any(feature = "redis", feature = "amqp", feature = "beanstalk"))]
+mod parts;
 #[cfg(feature = "amqp")]
-pub mod rabbitmq;
+mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
 
+#[cfg(any(feature = "redis", feature = "amqp"))]
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,8 +97,8 @@ pub enum Taken {
 pub struct Count {
     /// That no getter has been given.
     pub ready: u64,
-    /// That getters hold, and have not acknowledged; `None`: the server does not tell.
-    pub held: Option<u64>,
+    /// That getters hold, and have not acknowledged.
+    pub held: u64,
     /// The queue was shut down.
     pub shut_down: bool,
 }
@@ -156,14 +165,48 @@ pub trait Connection: Send {
 /// The engine of that URL, for one queue.
 ///
 /// # Errors
-/// When this program was built without it.
+/// When this program was built without it, or the URL asks for what its client cannot do.
 pub fn open(address: &Address, joinable: bool) -> Result<Arc<dyn Engine>> {
     match address.scheme {
+        #[cfg(feature = "redis")]
+        Scheme::Redis => Ok(Arc::new(redis::Redis::new(address, joinable)?)),
         #[cfg(feature = "amqp")]
-        Scheme::Amqp => Ok(Arc::new(rabbitmq::RabbitMq::new(address, joinable))),
-        _ => Err(Error::Connect {
-            endpoint: address.to_string(),
-            why: "this program was built without that engine".to_owned(),
-        }),
+        Scheme::Amqp => Ok(Arc::new(rabbitmq::RabbitMq::new(address, joinable)?)),
+        #[cfg(feature = "beanstalk")]
+        Scheme::Beanstalk => Ok(Arc::new(beanstalk::Beanstalk::new(address, joinable)?)),
+        Scheme::ZeroMq => Err(bad(
+            address,
+            "ZeroMQ has no server to open a queue at; connect to the program that has bound it",
+        )),
+        #[cfg(not(all(feature = "redis", feature = "amqp", feature = "beanstalk")))]
+        _ => {
+            let _ = joinable;
+            Err(bad(
+                address,
+                "this program was built without that engine; build procession with its feature redis, amqp or beanstalk",
+            ))
+        }
     }
+}
+
+fn bad(address: &Address, why: &str) -> Error {
+    Error::BadEndpoint {
+        endpoint: address.to_string(),
+        why: why.to_owned(),
+    }
+}
+
+/// The name on a server of a queue's items, or of what else there is to it (`what`, which begins with a slash). No queue's name has a slash
+/// in it, so those of two queues are never the same.
+#[cfg(any(feature = "redis", feature = "amqp", feature = "beanstalk"))]
+fn name_on_server(queue: &str, what: &str) -> String {
+    format!("procession/{queue}{what}")
+}
+
+/// A name that nothing else has.
+#[cfg(any(feature = "redis", feature = "amqp"))]
+fn unique() -> Result<String> {
+    let number = getrandom::u64()
+        .map_err(|error| Error::system("random number", io::Error::other(error)))?;
+    Ok(format!("{number:016x}"))
 }

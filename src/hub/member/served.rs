@@ -389,8 +389,7 @@ impl Member {
             };
             let (untaken, _) = both.shared.ahead();
             let returned = held.saturating_sub(untaken);
-            // A server that does not tell what is held: of that we know our own.
-            let unfinished = count.ready + count.held.unwrap_or(held);
+            let unfinished = count.ready + count.held;
             let inside = unfinished.saturating_sub(returned);
             // While much goes on the number is old in any case.
             if before == both.changes.load(Ordering::Acquire) || turns == 10 {
