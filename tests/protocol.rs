@@ -16,10 +16,10 @@ use procession::obituary::Obituary;
 use procession::pipeline::{Ventilator, status};
 use procession::wire::block;
 use procession::wire::frame::{
-    Ack, Again, Ask, Batch, Confirm, Confirmed, Credit, Done, Find, Found, Goodbye, Heartbeat, Hello, Kept,
-    MAGIC, MAX_FRAME, Message, Obituaries, PART_SIZE, Part, PeerState, Pill, Place, Refused,
-    ResultEntry, Role, Room, SinkAt, State, StatusRequest, TaskList, VERSION, Want, Welcome,
-    decode, encode, encode_part, kind,
+    Ack, Again, Ask, Batch, Confirm, Confirmed, Credit, Done, Find, Found, Goodbye, Heartbeat,
+    Hello, Kept, MAGIC, MAX_FRAME, Message, Obituaries, PART_SIZE, Part, PeerState, Pill, Place,
+    Refused, ResultEntry, Role, Room, SinkAt, State, StatusRequest, TaskList, VERSION, Want,
+    Welcome, decode, encode, encode_part, kind,
 };
 use proptest::prelude::*;
 

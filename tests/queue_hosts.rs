@@ -248,8 +248,14 @@ fn a_journal_that_cannot_be_used_is_refused_and_left_as_it_is() -> Outcome {
         };
         let run = scene.procession(["run", "-j1", "--journal", "run.sqlite", "true", ":::", "1"]);
         run.run().assert_success();
-        refused("run.sqlite", "it is the journal of `run true`, and this is `procession queue`");
-        fs::write(scene.path("text"), "no journal, and longer than a header of SQLite's would be, which has 100 bytes. Really.")?;
+        refused(
+            "run.sqlite",
+            "it is the journal of `run true`, and this is `procession queue`",
+        );
+        fs::write(
+            scene.path("text"),
+            "no journal, and longer than a header of SQLite's would be, which has 100 bytes. Really.",
+        )?;
         refused("text", "no journal");
         refused("nowhere/file", "cannot be opened");
         let host = start(&scene, &scene.ipc("q"), &["--journal", "queues.sqlite"]);
@@ -269,13 +275,21 @@ fn the_command_line_says_what_it_needs() {
     let scene = Scene::new();
     let without = scene.procession(["queue"]).run();
     without.assert_code(255);
-    assert!(without.stderr.contains("the queue needs --bind ENDPOINT"), "{}", without.stderr);
+    assert!(
+        without.stderr.contains("the queue needs --bind ENDPOINT"),
+        "{}",
+        without.stderr
+    );
     let beyond = scene.procession(["queue", "--bind", "tcp://*:*"]).run();
     beyond.assert_code(255);
     assert!(beyond.stderr.contains("--keys DIR"), "{}", beyond.stderr);
     let inproc = scene.procession(["queue", "--bind", "inproc://a"]).run();
     inproc.assert_code(255);
-    assert!(inproc.stderr.contains("within its own process"), "{}", inproc.stderr);
+    assert!(
+        inproc.stderr.contains("within its own process"),
+        "{}",
+        inproc.stderr
+    );
 }
 
 // ---- death ----
@@ -369,9 +383,17 @@ fn each_accepted_item_is_got(endpoint: &str, scene: &Scene, joinable: bool) -> O
     let missing: Vec<u64> = (0..3 * EACH)
         .filter(|number| got.binary_search(number).is_err())
         .collect();
-    assert!(missing.is_empty(), "{} are lost: {missing:?}", missing.len());
+    assert!(
+        missing.is_empty(),
+        "{} are lost: {missing:?}",
+        missing.len()
+    );
     assert!(got.iter().all(|number| *number < 3 * EACH), "invented");
-    eprintln!("{} items, {served} served to the end, {} seen twice", 3 * EACH, seen - 3 * EACH);
+    eprintln!(
+        "{} items, {served} served to the end, {} seen twice",
+        3 * EACH,
+        seen - 3 * EACH
+    );
     drop(queue);
     host.signal(Signal::TERM);
     host.wait().assert_code(143);
@@ -433,7 +455,10 @@ fn nobody_gets_in_by_tcp_without_the_key() -> Outcome {
     in_time(|| {
         let scene = Scene::new();
         for keys in ["ant", "bee"] {
-            scene.procession(["keygen", "-q", keys]).run().assert_success();
+            scene
+                .procession(["keygen", "-q", keys])
+                .run()
+                .assert_success();
         }
         let endpoint = tcp();
         let ant = scene.path("ant");
@@ -454,7 +479,10 @@ fn nobody_gets_in_by_tcp_without_the_key() -> Outcome {
         fs::copy(scene.path("ant/server.key"), scene.path("bee/server.key"))?;
         let said = open(Some("bee"))?;
         assert!(said.contains("is not among those that may join"), "{said}");
-        fs::copy(scene.path("bee/client.key"), scene.path("ant/clients/bee.key"))?;
+        fs::copy(
+            scene.path("bee/client.key"),
+            scene.path("ant/clients/bee.key"),
+        )?;
         assert_eq!(open(Some("bee"))?, "open");
         host.signal(Signal::TERM);
         host.wait().assert_code(143);

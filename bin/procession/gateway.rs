@@ -96,7 +96,12 @@ fn addresses(args: &GatewayArgs) -> Result<Vec<SocketAddr>, String> {
     };
     let found: Vec<SocketAddr> = at
         .to_socket_addrs()
-        .map_err(|error| format!("--thrift {}: {error}; write HOST:PORT, for instance 127.0.0.1:9090", args.thrift))?
+        .map_err(|error| {
+            format!(
+                "--thrift {}: {error}; write HOST:PORT, for instance 127.0.0.1:9090",
+                args.thrift
+            )
+        })?
         .collect();
     if !args.reach.insecure && found.iter().any(|address| !address.ip().is_loopback()) {
         return Err(format!(

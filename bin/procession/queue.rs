@@ -128,7 +128,10 @@ fn print_status(host: &QueueHost) {
 fn say_left(left: &Leftover) {
     match (left.items, left.kept) {
         (0, _) => {}
-        (items, true) => log::warn!("{items} items in {} queues are kept in the journal", left.queues),
+        (items, true) => log::warn!(
+            "{items} items in {} queues are kept in the journal",
+            left.queues
+        ),
         (items, false) => log::warn!(
             "{items} items in {} queues are dropped; --journal FILE keeps them",
             left.queues

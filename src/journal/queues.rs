@@ -404,10 +404,7 @@ fn putters(db: &Connection, queue: i64) -> rusqlite::Result<FxHashMap<PeerId, (u
     let mut statement =
         db.prepare_cached("SELECT peer, number, items FROM putter WHERE queue = ?1")?;
     let rows = statement.query_map([queue], |row| {
-        Ok((
-            id(row.get(0)?),
-            (id(row.get(1)?), id(row.get(2)?)),
-        ))
+        Ok((id(row.get(0)?), (id(row.get(1)?), id(row.get(2)?))))
     })?;
     rows.collect()
 }

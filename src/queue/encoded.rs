@@ -95,7 +95,9 @@ fn value_at(bytes: &[u8], at: usize) -> Result<(usize, u64), String> {
     let number = |width: usize| {
         let digits = bytes.get(at + 1..at + 1 + width);
         let digits = digits.ok_or_else(|| "it ends in the middle".to_owned())?;
-        let number = digits.iter().fold(0, |sum, &digit| sum << 8 | u64::from(digit));
+        let number = digits
+            .iter()
+            .fold(0, |sum, &digit| sum << 8 | u64::from(digit));
         Ok::<u64, String>(number)
     };
     // Behind a length of that width comes so much, and `more` bytes.
@@ -134,11 +136,26 @@ mod tests {
 
     #[test]
     fn one_whole_value_is_told_from_anything_else() {
-        for good in [&[0xc0][..], &[0x01], &[0x92, 0xa1, b'a', 0xc4, 1, 0], &[0x81, 1, 0x80], &[0xd5, 7, 1, 2], &[0xc7, 1, 7, 1], &[0xdc, 0, 1, 0xcb, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        for good in [
+            &[0xc0][..],
+            &[0x01],
+            &[0x92, 0xa1, b'a', 0xc4, 1, 0],
+            &[0x81, 1, 0x80],
+            &[0xd5, 7, 1, 2],
+            &[0xc7, 1, 7, 1],
+            &[0xdc, 0, 1, 0xcb, 0, 0, 0, 0, 0, 0, 0, 0],
+        ] {
             assert_eq!(is_one_value(good), Ok(()), "{good:x?}");
         }
         let unfinished = [0x91; 100_000];
-        for bad in [&[][..], &[0x92, 1], &[1, 2], &[0xc1], &[0xdb, 255, 255, 255, 255, 0], &unfinished] {
+        for bad in [
+            &[][..],
+            &[0x92, 1],
+            &[1, 2],
+            &[0xc1],
+            &[0xdb, 255, 255, 255, 255, 0],
+            &unfinished,
+        ] {
             assert!(is_one_value(bad).is_err(), "{:x?}", bad.get(..8));
         }
     }

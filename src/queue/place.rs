@@ -131,7 +131,9 @@ mod tests {
 
     #[test]
     fn another_kind_or_size_is_named() {
-        let place: Place = "tcp://127.0.0.1:1?queue=a&maxsize=3".parse().expect("a place");
+        let place: Place = "tcp://127.0.0.1:1?queue=a&maxsize=3"
+            .parse()
+            .expect("a place");
         let there = |maxsize, joinable| QueueInfo { maxsize, joinable };
         assert_eq!(place.check(there(3, true), true), Ok(()));
         for (there, joinable, why) in [

@@ -171,7 +171,8 @@ impl Reception {
 /// Why nobody says hello here.
 fn for_whom(hello: &Hello) -> String {
     if hello.role == Role::Member as u8 {
-        "many queues are here, by name: say which one with ?queue=NAME behind the endpoint".to_owned()
+        "many queues are here, by name: say which one with ?queue=NAME behind the endpoint"
+            .to_owned()
     } else {
         "queues are here and no pipeline; give the endpoint of a ventilator".to_owned()
     }

@@ -116,7 +116,11 @@ impl Results {
     /// A worker has answered; `false`: nobody knows that task, or it has its result.
     pub(super) fn done(&self, id: &str, outcome: Outcome, now: Instant) -> bool {
         let mut table = self.lock();
-        let Some(task) = table.tasks.get_mut(id).filter(|task| task.outcome.is_none()) else {
+        let Some(task) = table
+            .tasks
+            .get_mut(id)
+            .filter(|task| task.outcome.is_none())
+        else {
             return false;
         };
         task.outcome = Some(outcome);
@@ -183,7 +187,10 @@ mod tests {
         assert!(results.done("a", Ok(vec![1]), now));
         assert!(!results.done("a", Ok(vec![2]), now), "the first one counts");
         for _ in 0..2 {
-            assert_eq!(results.wait("a", Duration::ZERO), Answer::There(Ok(vec![1])));
+            assert_eq!(
+                results.wait("a", Duration::ZERO),
+                Answer::There(Ok(vec![1]))
+            );
         }
         assert_eq!(results.count(), (0, 1));
         assert!(results.has_room(now + KEPT_GIVEN * 2));

@@ -40,7 +40,10 @@ impl Server {
                 }
             };
             let Some(place) = self.gateway.enter(self.clients) else {
-                log::warn!("turned a client away: {} are connected (--clients N)", self.clients);
+                log::warn!(
+                    "turned a client away: {} are connected (--clients N)",
+                    self.clients
+                );
                 continue;
             };
             let (gateway, message) = (Arc::clone(&self.gateway), self.message);

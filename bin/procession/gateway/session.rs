@@ -132,9 +132,15 @@ impl Gateway {
 
     fn submit(&self, payload: Vec<u8>, wait_ms: i32) -> thrift::Result<String> {
         self.gather()?;
-        let id = format!("{}-{}", self.life, self.tasks.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "{}-{}",
+            self.life,
+            self.tasks.fetch_add(1, Ordering::Relaxed)
+        );
         if !self.results.begin(&id, Instant::now()) {
-            return Err(refused(format!("{MOST_RUNNING} tasks have no result yet; wait for some")));
+            return Err(refused(format!(
+                "{MOST_RUNNING} tasks have no result yet; wait for some"
+            )));
         }
         let task = rmp_serde::to_vec(&(&id, Bytes::from(payload)))
             .map_err(|error| refused(error.to_string()));
@@ -305,7 +311,9 @@ impl GatewaySyncHandler for Session {
             return Err(Answered::from(NotGot::new()));
         }
         let queue = self.queue.borrow().clone();
-        let done = queue.as_ref().map_or(Err(Error::NotGot), |queue| queue.task_done());
+        let done = queue
+            .as_ref()
+            .map_or(Err(Error::NotGot), |queue| queue.task_done());
         done.map_err(|error| self.lost(error))?;
         self.held.set(self.held.get() - 1);
         Ok(())
@@ -333,8 +341,11 @@ impl GatewaySyncHandler for Session {
 }
 
 fn time(wait_ms: i32) -> thrift::Result<Duration> {
-    let wait = u64::try_from(wait_ms)
-        .map_err(|_| refused(format!("wait_ms is {wait_ms}; 0 or more milliseconds are meant")))?;
+    let wait = u64::try_from(wait_ms).map_err(|_| {
+        refused(format!(
+            "wait_ms is {wait_ms}; 0 or more milliseconds are meant"
+        ))
+    })?;
     Ok(Duration::from_millis(wait).min(LONGEST))
 }
 

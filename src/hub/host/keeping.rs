@@ -125,7 +125,8 @@ impl Keeping {
         if !finished.is_empty() {
             let items = finished.iter().map(|one| u64::from(one.count)).sum();
             self.undone += items;
-            self.done.push_back((pen.record(Entry::Done(finished)), items));
+            self.done
+                .push_back((pen.record(Entry::Done(finished)), items));
         }
     }
 

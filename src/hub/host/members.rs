@@ -129,24 +129,25 @@ impl Host {
         let member = members.all.entry(id).or_insert_with(|| {
             let (accepted, items) = keeping.known(id);
             Member {
-            route: Vec::new(),
-            pid: (hello.machine == machine_id()).then_some(hello.pid),
-            blocked: None,
-            received: accepted,
-            accepted,
-            items,
-            granted: if endless { u64::MAX } else { items },
-            wanted: items,
-            want: 0,
-            link: 0,
-            absorbed: 0,
-            arriving: Arriving::default(),
-            last_heard: Instant::now(),
-            silent: false,
-            due: None,
-            prompt: false,
-            told: 0,
-        }});
+                route: Vec::new(),
+                pid: (hello.machine == machine_id()).then_some(hello.pid),
+                blocked: None,
+                received: accepted,
+                accepted,
+                items,
+                granted: if endless { u64::MAX } else { items },
+                wanted: items,
+                want: 0,
+                link: 0,
+                absorbed: 0,
+                arriving: Arriving::default(),
+                last_heard: Instant::now(),
+                silent: false,
+                due: None,
+                prompt: false,
+                told: 0,
+            }
+        });
         if !member.route.is_empty() && member.route != route {
             self.routes.remove(&member.route);
         }
