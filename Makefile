@@ -20,6 +20,7 @@ lint: ## format, clippy and documentation, where a warning is an error
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 
 test: ## all tests, with the servers that they need: unit, integration, documentation; the examples are built too
+	@scripts/setup thrift || true
 	@if scripts/setup python '$(PYTHON_ENVIRONMENT)'; then \
 		export PROCESSION_TEST_PYTHON='$(PYTHON_ENVIRONMENT)/bin/python'; fi; \
 	set -x; scripts/services run cargo test --workspace --all-features

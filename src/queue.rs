@@ -1,5 +1,6 @@
 //! [`Queue`]: items from any number of putters to any number of getters, in any number of processes, on any number of hosts.
 
+mod encoded;
 mod error;
 mod handle;
 mod hosting;

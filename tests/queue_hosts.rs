@@ -341,10 +341,34 @@ fn get_all(url: String, joinable: bool, to: PathBuf) -> procession::Result<u64> 
 
 /// Three put and two get, while the host is killed again and again; a getter too, if its items come back.
 fn each_accepted_item_is_got(endpoint: &str, scene: &Scene, joinable: bool) -> Outcome {
+    let more = ["--journal", "queues.sqlite", "--heartbeat", "0.3"];
+    let mut host = start(scene, endpoint, &more);
+    let seen = kill_and_count(&mut host, endpoint, scene, joinable);
+    if seen.is_err() {
+        let lives = if host.is_running() {
+            "lives"
+        } else {
+            "is dead"
+        };
+        let files: Vec<_> = fs::read_dir(scene.dir())?
+            .flatten()
+            .map(|file| file.file_name())
+            .collect();
+        eprintln!(
+            "the host {lives}, and says: {}; there are {files:?}",
+            host.stderr_so_far()
+        );
+    }
+    seen?;
+    host.signal(Signal::TERM);
+    host.wait().assert_code(143);
+    Ok(())
+}
+
+fn kill_and_count(host: &mut Running, endpoint: &str, scene: &Scene, joinable: bool) -> Outcome {
     const EACH: u64 = 20_000;
     let more = ["--journal", "queues.sqlite", "--heartbeat", "0.3"];
     let url = format!("{}&maxsize=3000", at(endpoint, "numbers"));
-    let mut host = start(scene, endpoint, &more);
     let putters: Vec<_> = (0..3)
         .map(|n| Process::spawn(put_all, (url.clone(), joinable, n * EACH, EACH)))
         .collect::<Result<_, _>>()?;
@@ -358,7 +382,7 @@ fn each_accepted_item_is_got(endpoint: &str, scene: &Scene, joinable: bool) -> O
             children::kill(&getters[0])?;
             getters[0] = getter(2)?;
         }
-        host = start(scene, endpoint, &more);
+        *host = start(scene, endpoint, &more);
     }
     for putter in &putters {
         value(putter)?;
@@ -394,9 +418,6 @@ fn each_accepted_item_is_got(endpoint: &str, scene: &Scene, joinable: bool) -> O
         3 * EACH,
         seen - 3 * EACH
     );
-    drop(queue);
-    host.signal(Signal::TERM);
-    host.wait().assert_code(143);
     Ok(())
 }
 

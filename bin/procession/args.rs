@@ -79,6 +79,12 @@ pub enum Action {
         before_long_help = QUEUE_EXAMPLES
     )]
     Queue(QueueArgs),
+    /// Let programs in other languages use a queue, by Thrift
+    #[command(
+        override_usage = "procession gateway --thrift HOST:PORT --queue URL [OPTIONS]",
+        before_long_help = GATEWAY_EXAMPLES
+    )]
+    Gateway(GatewayArgs),
     /// Show what waits, runs and is done, and who is there
     #[command(
         override_usage = "procession status [--connect ENDPOINT] [--json]",
@@ -293,6 +299,36 @@ pub struct QueueArgs {
     pub log: LogArgs,
 }
 
+/// `procession gateway`.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct GatewayArgs {
+    /// Where Thrift clients connect to (a port * is any free one)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub thrift: String,
+
+    /// The queue, a JoinableQueue: tcp://HOST:PORT?queue=NAME, or as any program opens it
+    #[arg(long, value_name = "URL")]
+    pub queue: String,
+
+    /// Where workers put the results of tasks; without it, the queue NAME.results at the same place
+    #[arg(long, value_name = "URL")]
+    pub results: Option<String>,
+
+    /// How many clients may be connected; more are turned away
+    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
+    pub clients: u32,
+
+    /// The longest message of a client's; who sends a longer one loses the connection
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = quantity::size)]
+    pub message: u64,
+
+    #[command(flatten)]
+    pub reach: ReachArgs,
+
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
 /// `procession status`.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct StatusArgs {
@@ -383,6 +419,7 @@ impl Action {
             Self::Worker(_) => "worker",
             Self::Sink(_) => "sink",
             Self::Queue(_) => "queue",
+            Self::Gateway(_) => "gateway",
             Self::Status(_) => "status",
             Self::Keygen(_) => "keygen",
             Self::Guardian(_) => "guardian",
@@ -397,6 +434,7 @@ impl Action {
             Self::Worker(args) => Some(&args.common.log),
             Self::Sink(args) => Some(&args.common.log),
             Self::Queue(args) => Some(&args.log),
+            Self::Gateway(args) => Some(&args.log),
             Self::Status(args) => Some(&args.log),
             Self::Keygen(args) => Some(&args.log),
             Self::Guardian(_) => None,
@@ -484,6 +522,12 @@ Examples:
   procession queue --bind 'tcp://*:5557' --keys ~/.config/procession/keys --lane-ports 40000-40999
 
   In a program: JoinableQueue::open(\"tcp://127.0.0.1:5557?queue=jobs&maxsize=1000\")";
+
+const GATEWAY_EXAMPLES: &str = "\
+Examples:
+  procession queue --bind ipc:///tmp/queues --journal queues.sqlite
+  procession gateway --thrift 127.0.0.1:9090 --queue 'ipc:///tmp/queues?queue=jobs'
+  thrift --gen py thrift/procession.thrift          the client, in Python; in any other language alike";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:

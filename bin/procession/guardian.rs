@@ -14,13 +14,13 @@
 //! memfd:      one i32 (native) for each slot: a group's number, 0 for none, -1 while a command is being spawned
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -270,7 +270,10 @@ fn remove(files: Vec<OsString>) {
     let (mut folders, files): (Vec<_>, Vec<_>) = files
         .into_iter()
         .partition(|path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()));
-    let mut held = Locks::default();
+    let mut held = Locks {
+        known: files.iter().cloned().collect(),
+        ..Locks::default()
+    };
     for file in files {
         // Who is started again at once may listen there already. Until all are removed nobody else does.
         if held.take_for(&file) {
@@ -287,7 +290,11 @@ fn remove(files: Vec<OsString>) {
 
 /// Locks of sockets, by their paths, of programs that are gone.
 #[derive(Default)]
-struct Locks(HashMap<OsString, Option<File>>);
+struct Locks {
+    /// All that is to be removed: a lock that is among it was there once.
+    known: HashSet<OsString>,
+    held: HashMap<OsString, Option<File>>,
+}
 
 impl Locks {
     /// Takes the lock of a socket, or one that is named itself, where there is one; `false` where a living process has it.
@@ -296,11 +303,12 @@ impl Locks {
         if Path::new(file).extension() != Some(OsStr::new("lock")) {
             lock.push(".lock");
         }
-        if let Some(held) = self.0.get(&lock) {
+        if let Some(held) = self.held.get(&lock) {
             return held.is_some();
         }
         let Ok(opened) = File::open(&lock) else {
-            return true;
+            // One that was there is gone: somebody has removed what was left, and somebody else may listen there by now.
+            return !self.known.contains(&lock);
         };
         // The life pipe may close a moment before the program's other files do.
         let free = (0..50).any(|_| {
@@ -310,9 +318,17 @@ impl Locks {
             }
             free
         });
-        self.0.insert(lock, free.then_some(opened));
+        // What was held may be a file that has been removed meanwhile.
+        let free = free && is_at(&opened, &lock);
+        self.held.insert(lock, free.then_some(opened));
         free
     }
+}
+
+/// Whether this is the file of that name.
+fn is_at(file: &File, name: &OsStr) -> bool {
+    let there = (file.metadata(), std::fs::metadata(name));
+    matches!(there, (Ok(ours), Ok(there)) if (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
 }
 
 /// Removes the sockets in a folder, the locks beside them, and the keys for ports: lanes come and go too often to be told of one by one.

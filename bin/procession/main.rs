@@ -16,6 +16,7 @@ mod executor;
 mod exit_code;
 mod feed;
 mod filter;
+mod gateway;
 mod guardian;
 mod input;
 mod joblog;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Action::Worker(args) => worker::run(args),
         Action::Sink(args) => sink::run(args),
         Action::Queue(args) => queue::run(&args),
+        Action::Gateway(args) => gateway::run(args),
         Action::Status(args) => status::run(args),
         Action::Keygen(args) => access::keygen(&args),
         Action::Guardian(args) => return guardian::main(args.words.into_iter()),

@@ -273,6 +273,7 @@ impl Host {
         if host.keeping.take_shut() {
             host.shut_down();
         }
+        host.publish();
         Ok((host, bound))
     }
 

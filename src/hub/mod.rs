@@ -18,6 +18,7 @@
 //! | `host/links` | links that come and go |
 //! | `host/dispatch` | leases, revocations and acknowledgements on their way out |
 //! | `host/journal` | what is recorded, and what waits until it is |
+//! | `host/keeping` | the same of a queue that outlives its host |
 //! | `host/heartbeat` | heartbeats, silence, patience |
 //! | `host/state` | what other threads tell the host, and what it shows them |
 //! | `host/ending` | when a run is over, and how it ended |

@@ -336,7 +336,7 @@ fn misuse_is_told_and_the_way_out_with_it() {
         ),
         (
             &["worker", "--connect", "e", "--bind", "e"],
-            &["--bind is an option of the ventilator and of the sink (and of run)"],
+            &["--bind is an option of the ventilator, of the sink and of the queue (and of run)"],
         ),
         (
             &["ventilator", "--bind", "e", "-j4"],
