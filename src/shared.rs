@@ -88,6 +88,7 @@
 
 mod array;
 mod counter;
+mod data;
 mod guarded;
 mod memfd;
 mod memory;
@@ -102,6 +103,10 @@ mod words;
 
 pub use array::{Array, ArrayGuard};
 pub use counter::AtomicCounter;
+pub use data::{
+    Attribute, Change, Changing, Counter, Dict, Iter, List, ListIter, Looking, Manager, Method,
+    Namespace, Proxy, Remote, Watch,
+};
 pub use memory::Memory;
 pub use raw::{RawArray, RawValue};
 pub use value::{Value, ValueGuard};
