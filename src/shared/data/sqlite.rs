@@ -301,7 +301,8 @@ fn write(db: Transaction<'_>, object: &str, commit: &Commit) -> Sql<Outcome> {
         db.prepare_cached(
             "INSERT INTO procession_rows (object, key, value, version, expires) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (object, key) DO UPDATE SET value = excluded.value, version = excluded.version,
-             expires = CASE WHEN ?6 THEN procession_rows.expires ELSE excluded.expires END",
+             expires = CASE WHEN NOT ?6 THEN excluded.expires
+                       WHEN procession_rows.expires > ?7 THEN procession_rows.expires END",
         )?
         .execute(params![
             object,
@@ -310,6 +311,7 @@ fn write(db: Transaction<'_>, object: &str, commit: &Commit) -> Sql<Outcome> {
             version,
             (micros >= 0).then(|| now + micros),
             write.life == Life::AsBefore,
+            now,
         ])?;
     }
     set_revision(&db, object, &revision)?;
