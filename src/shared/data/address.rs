@@ -70,7 +70,9 @@ fn without_secrets(text: &str) -> String {
     };
     // A path may have one, too, in a file's name; and a password may have a slash that was not escaped.
     match rest.rfind('@') {
-        Some(at) if !matches!(scheme, "ipc" | "sqlite") => format!("{scheme}://{}", &rest[at + 1..]),
+        Some(at) if !matches!(scheme, "ipc" | "sqlite") => {
+            format!("{scheme}://{}", &rest[at + 1..])
+        }
         _ => text.to_owned(),
     }
 }
@@ -128,7 +130,10 @@ impl std::str::FromStr for Address {
         let place = match scheme {
             "tcp" | "ipc" => Place::Hosted {
                 endpoint: server.parse().map_err(|_| {
-                    bad(text, "write tcp://HOST:PORT?name=NAME or ipc://PATH?name=NAME")
+                    bad(
+                        text,
+                        "write tcp://HOST:PORT?name=NAME or ipc://PATH?name=NAME",
+                    )
                 })?,
                 insecure: insecure.unwrap_or(false),
             },

@@ -6,8 +6,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::link::{Life, Page, Write};
 use super::object::{Object, Step, decode, decode_row, encode, handle};
@@ -22,7 +22,7 @@ use crate::error::Result;
 /// use procession::shared::{Dict, Manager};
 ///
 /// #[procession::task]
-/// fn count(words: Vec<String>, counts: Dict<String, u64>) -> procession::Result<()> {
+/// fn count_words(words: Vec<String>, counts: Dict<String, u64>) -> procession::Result<()> {
 ///     for word in words {
 ///         // Read, changed and written as one: nobody comes in between.
 ///         counts.update(&word, |count| Some(count.unwrap_or(0) + 1))?;
@@ -36,8 +36,8 @@ use crate::error::Result;
 ///     let manager = Manager::new()?;
 ///     let counts = manager.dict()?;
 ///     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-///     let one = Process::spawn(count, (words("to be or"), counts.clone()))?;
-///     let other = Process::spawn(count, (words("not to be"), counts.clone()))?;
+///     let one = Process::spawn(count_words, (words("to be or"), counts.clone()))?;
+///     let other = Process::spawn(count_words, (words("not to be"), counts.clone()))?;
 ///     one.join()?;
 ///     other.join()?;
 ///     assert_eq!(counts.get("be")?, Some(2));
@@ -59,8 +59,11 @@ use crate::error::Result;
 /// [`Error::FateUnknown`](crate::Error::FateUnknown) when the store was lost before it answered and is not there again, and [`Error::TooLong`](crate::Error::TooLong).
 pub struct Dict<K, V> {
     object: Object,
-    types: PhantomData<fn(K, V) -> (K, V)>,
+    types: Types<K, V>,
 }
+
+/// A handle can be sent whatever its types are: it has no values.
+type Types<K, V> = PhantomData<fn(K, V) -> (K, V)>;
 
 handle!(Dict<K, V>, "dict");
 

@@ -234,7 +234,10 @@ fn attend(state: &State, guest: &Guest) -> String {
             Err(why) => return why,
         };
         guest.is_calling.store(
-            matches!(request, Request::Call { .. } | Request::Create(_) | Request::Find(_)),
+            matches!(
+                request,
+                Request::Call { .. } | Request::Create(_) | Request::Find(_)
+            ),
             Ordering::Release,
         );
         let answer = state.answer(request);
@@ -406,7 +409,9 @@ impl State {
             let mut names: Vec<_> = types.keys().map(String::as_str).collect();
             names.sort_unstable();
             match names.is_empty() {
-                true => format!("there is no type {name}; none was registered, with Manager::register"),
+                true => {
+                    format!("there is no type {name}; none was registered, with Manager::register")
+                }
                 false => format!("there is no type {name}; there is {}", names.join(", ")),
             }
         })
@@ -414,9 +419,11 @@ impl State {
 
     pub(super) fn find(&self, target: &Target) -> Result<Arc<dyn Held>, String> {
         match target {
-            Target::Created(id) => lock(&self.created).objects.get(id).cloned().ok_or_else(|| {
-                "the object was removed, with Proxy::remove".to_owned()
-            }),
+            Target::Created(id) => lock(&self.created)
+                .objects
+                .get(id)
+                .cloned()
+                .ok_or_else(|| "the object was removed, with Proxy::remove".to_owned()),
             Target::Shared(name) => {
                 let found = self.type_of(name)?;
                 if let Some(held) = lock(&self.shared).get(name) {

@@ -1,6 +1,6 @@
 //! Data that another process of ours holds: what is asked of a [`Host`](super::host::Host).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::link::{Changes, Commit, Dial, Done, Fault, Link, Outcome, Page, Row, Version};
 use super::talk::{Answer, Line, Request, SILENCE, SLOW, VERSION, hear, say};
@@ -11,6 +11,9 @@ use crate::wire::endpoint::Endpoint;
 
 /// How long a manager that was there is looked for: it does not come back, but the connection may have been cut.
 const GLANCE: Duration = Duration::from_secs(3);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A manager, by where it is and which one it is.
 #[derive(Clone)]
@@ -79,12 +82,26 @@ impl Hosted {
 
     /// A connection to this manager, and no other.
     pub(super) fn enter(&self, patience: Duration) -> Done<Line> {
-        match enter(&self.endpoint, self.insecure, patience.min(GLANCE)) {
-            Ok((line, life)) if life == self.life => Ok(line),
-            Ok(_) => Err(self.gone("another one is there now; open what that one holds")),
-            Err(Fault::Final(Error::NobodyThere { .. })) => Err(self.gone("nobody is there")),
-            Err(Fault::Lost(why)) if why == "it is ending" => Err(self.gone(why)),
-            Err(fault) => Err(fault),
+        let begun = Instant::now();
+        let patience = patience.min(GLANCE);
+        loop {
+            let left = patience.saturating_sub(begun.elapsed());
+            match enter(&self.endpoint, self.insecure, left) {
+                Ok((line, life)) if life == self.life => return Ok(line),
+                Ok(_) => {
+                    return Err(self.gone("another one is there now; open what that one holds"));
+                }
+                Err(Fault::Final(Error::NobodyThere { .. })) => {
+                    return Err(self.gone("nobody is there"));
+                }
+                // One that is ending, or was killed just now, may be connected to, and says nothing.
+                Err(
+                    Fault::Final(Error::Connect { .. } | Error::TurnedAway { .. }) | Fault::Lost(_),
+                ) if !left.is_zero() => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(fault) => return Err(fault),
+            }
         }
     }
 }

@@ -51,11 +51,10 @@ impl Life {
             Self::Forever => -1,
             Self::AsBefore => -2,
             // 100 years, as sums of it and today's time have to fit as well.
-            Self::For(time) => {
-                i64::try_from(time.as_micros()).map_or(100 * 366 * 86_400_000_000, |micros| {
+            Self::For(time) => i64::try_from(time.as_micros())
+                .map_or(100 * 366 * 86_400_000_000, |micros| {
                     micros.min(100 * 366 * 86_400_000_000)
-                })
-            }
+                }),
         }
     }
 }

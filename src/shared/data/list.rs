@@ -384,7 +384,9 @@ impl<T: Serialize + DeserializeOwned> List<T> {
             |head| match which(head.len) {
                 Some(index) => {
                     let moved = Moved::by(head, index, head.len - 1 - index);
-                    std::iter::once(head.position(index)).chain(moved.positions()).collect()
+                    std::iter::once(head.position(index))
+                        .chain(moved.positions())
+                        .collect()
                 }
                 None => Vec::new(),
             },
@@ -407,7 +409,11 @@ impl<T: Serialize + DeserializeOwned> List<T> {
                 let mut writes = vec![shorter.write()?];
                 for (row, position) in rest.iter().zip(moved.positions()) {
                     let row = row.as_ref().ok_or_else(|| self.missing(position))?;
-                    let to = if moved.is_front { position + 1 } else { position - 1 };
+                    let to = if moved.is_front {
+                        position + 1
+                    } else {
+                        position - 1
+                    };
                     writes.push(set(key(to), row.value.clone()));
                 }
                 writes.push(gone(match moved.is_front {
@@ -455,7 +461,11 @@ impl<T: Serialize + DeserializeOwned> List<T> {
                 let mut writes = vec![longer.write()?];
                 for (row, position) in rows.iter().zip(moved.positions()) {
                     let row = row.as_ref().ok_or_else(|| self.missing(position))?;
-                    let to = if moved.is_front { position - 1 } else { position + 1 };
+                    let to = if moved.is_front {
+                        position - 1
+                    } else {
+                        position + 1
+                    };
                     writes.push(set(key(to), row.value.clone()));
                 }
                 writes.push(set(key(longer.position(at)), value.clone()));

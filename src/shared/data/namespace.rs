@@ -152,10 +152,7 @@ impl Namespace {
     }
 }
 
-fn next_change(
-    _: &Object,
-    ready: &mut VecDeque<Raw>,
-) -> Result<Option<Change<String, Attribute>>> {
+fn next_change(_: &Object, ready: &mut VecDeque<Raw>) -> Result<Option<Change<String, Attribute>>> {
     Ok(match ready.pop_front() {
         None => None,
         Some(Raw::Cleared) => Some(Change::Cleared),

@@ -46,7 +46,11 @@ pub(super) enum Step<T> {
     /// Nothing is to be changed.
     Leave(T),
     /// Writes that, if what was read is still so.
-    Commit { clears: bool, writes: Vec<Write>, value: T },
+    Commit {
+        clears: bool,
+        writes: Vec<Write>,
+        value: T,
+    },
     /// Other keys are wanted.
     Read(Vec<Bytes>),
 }
@@ -72,7 +76,11 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes> {
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     rmp_serde::from_slice(bytes).map_err(|error| Error::Encoding {
-        what: format!("{} bytes of shared data are not a {}", bytes.len(), type_name::<T>()),
+        what: format!(
+            "{} bytes of shared data are not a {}",
+            bytes.len(),
+            type_name::<T>()
+        ),
         why: format!("{error}; all who use it must use the same types"),
     })
 }
@@ -289,7 +297,11 @@ impl Serialize for Object {
 impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let ticket = Ticket::deserialize(deserializer)?;
-        if !ticket.object.split_once(':').is_some_and(|(_, name)| is_name(name)) {
+        if !ticket
+            .object
+            .split_once(':')
+            .is_some_and(|(_, name)| is_name(name))
+        {
             return Err(de::Error::custom("this is no handle of shared data"));
         }
         Self::of_ticket(ticket).map_err(de::Error::custom)

@@ -29,8 +29,7 @@ const TOKENS: Duration = Duration::from_secs(600);
 const MAKING: i64 = 0x70_726f_6365_7373;
 
 /// Whether the tables and functions of this version are there.
-const IS_MADE: &str =
-    "SELECT to_regprocedure('procession_sweep_1(text, bigint)') IS NOT NULL";
+const IS_MADE: &str = "SELECT to_regprocedure('procession_sweep_1(text, bigint)') IS NOT NULL";
 
 /// Times are in microseconds since 1970. A row whose value is null was removed, and is remembered for those who watch. The row in `procession_objects` is locked
 /// first, so that changes of one object are one after the other, and versions become visible in their order.
@@ -172,8 +171,7 @@ const READ: &str = "
         AND (r.expires IS NULL OR r.expires > n.now_is)
     ORDER BY k.n";
 
-const COMMIT: &str =
-    "SELECT is_done, is_value, is_version, is_left FROM procession_commit_1($1, $2, $3, $4, $5, $6, $7, $8)";
+const COMMIT: &str = "SELECT is_done, is_value, is_version, is_left FROM procession_commit_1($1, $2, $3, $4, $5, $6, $7, $8)";
 
 const COUNT: &str = "
     SELECT count(*) FROM procession_rows r
@@ -216,10 +214,12 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) fn new(url: &str, shown: &str) -> Result<Self> {
-        let config: Config = url.parse().map_err(|error: postgres::Error| Error::BadEndpoint {
-            endpoint: shown.to_owned(),
-            why: without_url(&error, url),
-        })?;
+        let config: Config = url
+            .parse()
+            .map_err(|error: postgres::Error| Error::BadEndpoint {
+                endpoint: shown.to_owned(),
+                why: without_url(&error, url),
+            })?;
         Ok(Self {
             config,
             shown: shown.to_owned(),
@@ -499,7 +499,9 @@ impl Session {
             let value: Option<Vec<u8>> = row.try_get(5)?;
             last = row.try_get(6)?;
             total = row.try_get(7)?;
-            changes.rows.push((Bytes::from(key), value.map(Bytes::from)));
+            changes
+                .rows
+                .push((Bytes::from(key), value.map(Bytes::from)));
         }
         if (changes.rows.len() as i64) < total {
             changes.version = last as u64;
@@ -584,12 +586,16 @@ impl Link for Server {
 
     fn commit(&mut self, object: &str, commit: &Commit) -> Done<Outcome> {
         let (object, commit) = (object.to_owned(), commit.clone());
-        self.run(Duration::ZERO, move |session| session.commit(&object, &commit))
+        self.run(Duration::ZERO, move |session| {
+            session.commit(&object, &commit)
+        })
     }
 
     fn scan(&mut self, object: &str, after: Option<&Bytes>) -> Done<Page> {
         let (object, after) = (object.to_owned(), after.cloned());
-        self.run(Duration::ZERO, move |session| session.scan(&object, after.as_ref()))
+        self.run(Duration::ZERO, move |session| {
+            session.scan(&object, after.as_ref())
+        })
     }
 
     fn count(&mut self, object: &str) -> Done<u64> {

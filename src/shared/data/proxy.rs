@@ -203,15 +203,15 @@ impl Proxy {
             });
         };
         let life = life_of(endpoint, *insecure, address.patience)?;
-        Ok((there(&address, life)?, address.store.clone(), life, name.clone()))
+        Ok((
+            there(&address, life)?,
+            address.store.clone(),
+            life,
+            name.clone(),
+        ))
     }
 
-    pub(super) fn shared(
-        caller: Arc<Caller>,
-        url: &str,
-        life: u64,
-        name: String,
-    ) -> Result<Self> {
+    pub(super) fn shared(caller: Arc<Caller>, url: &str, life: u64, name: String) -> Result<Self> {
         let proxy = Self::new(caller, url, life, Target::Shared(name.clone()), name);
         match proxy.ask("find it", Request::Find(proxy.ticket.target.clone()))? {
             Answer::Found(_) => Ok(proxy),
@@ -219,12 +219,7 @@ impl Proxy {
         }
     }
 
-    pub(super) fn created(
-        caller: Arc<Caller>,
-        url: &str,
-        life: u64,
-        name: String,
-    ) -> Result<Self> {
+    pub(super) fn created(caller: Arc<Caller>, url: &str, life: u64, name: String) -> Result<Self> {
         let mut proxy = Self::new(caller, url, life, Target::Created(0), name.clone());
         match proxy.ask("create an object", Request::Create(name))? {
             Answer::Created { id, name } => {

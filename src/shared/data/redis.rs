@@ -15,7 +15,9 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, ErrorKind, RedisError, Script, ScriptInvocation, ServerErrorKind, Value};
+use redis::{
+    Client, Connection, ErrorKind, RedisError, Script, ScriptInvocation, ServerErrorKind, Value,
+};
 
 use super::link::{
     Changes, Commit, Dial, Done, Fault, Link, Outcome, PAGE_BYTES, PAGE_ROWS, Page, REMOVALS, Row,

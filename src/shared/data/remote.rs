@@ -253,7 +253,11 @@ impl<T: Send + 'static> Held for Object<T> {
             return Answer::Refused(format!(
                 "{} has no method {name}; it has {}",
                 self.of.name,
-                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                if known.is_empty() {
+                    "none".to_owned()
+                } else {
+                    known.join(", ")
+                }
             ));
         };
         let me = std::thread::current().id();

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 
 use super::link::{
     Changes, Commit, Dial, Done, Fault, Life, Link, Outcome, PAGE_BYTES, PAGE_ROWS, Page, REMOVALS,
@@ -73,7 +75,9 @@ fn prepare(db: &mut Connection, path: &Path, syncs: bool) -> Done<()> {
         db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0))
     };
     let tables = |db: &Connection| {
-        db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))
+        db.query_row("SELECT count(*) FROM sqlite_master", [], |row| {
+            row.get::<_, i64>(0)
+        })
     };
     let application = number(db, "application_id").map_err(failed)?;
     if application != APPLICATION && (application != 0 || tables(db).map_err(failed)? != 0) {
@@ -85,12 +89,15 @@ fn prepare(db: &mut Connection, path: &Path, syncs: bool) -> Done<()> {
     // Others may be doing the same at this moment, and this is not waited for by SQLite itself.
     let begun = Instant::now();
     loop {
-        match db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0)) {
+        match db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
+        {
             Ok(mode) if mode.eq_ignore_ascii_case("wal") => break,
             Ok(mode) => {
                 return Err(refused(
                     path,
-                    &format!("this file system allows no write-ahead log (mode {mode}); put it on a local disk"),
+                    &format!(
+                        "this file system allows no write-ahead log (mode {mode}); put it on a local disk"
+                    ),
                 ));
             }
             Err(error) if is_busy(&error) && begun.elapsed() < BUSY => {
@@ -275,7 +282,9 @@ fn write(db: Transaction<'_>, object: &str, commit: &Commit) -> Sql<Outcome> {
     for (key, _) in &commit.checks {
         found.push(row_of(&db, object, key, now)?);
     }
-    let versions = found.iter().map(|row| row.as_ref().map_or(0, |row| row.version));
+    let versions = found
+        .iter()
+        .map(|row| row.as_ref().map_or(0, |row| row.version));
     if !versions.eq(commit.checks.iter().map(|(_, version)| *version)) {
         return Ok(Outcome::Conflict(found));
     }
@@ -325,7 +334,9 @@ fn write(db: Transaction<'_>, object: &str, commit: &Commit) -> Sql<Outcome> {
 
 fn read(db: &Transaction<'_>, object: &str, keys: &[Bytes]) -> Sql<Vec<Option<Row>>> {
     let now = now();
-    keys.iter().map(|key| row_of(db, object, key, now)).collect()
+    keys.iter()
+        .map(|key| row_of(db, object, key, now))
+        .collect()
 }
 
 fn scan(db: &Connection, object: &str, after: Option<&Bytes>) -> Sql<Page> {
@@ -366,7 +377,9 @@ fn count(db: &Connection, object: &str) -> Sql<u64> {
 /// What has changed, and when something expires next.
 fn changes(db: &Transaction<'_>, object: &str, after: Option<i64>) -> Sql<(Changes, Option<i64>)> {
     let marks: Option<(i64, i64, i64)> = db
-        .prepare_cached("SELECT revision, cleared, pruned FROM procession_objects WHERE object = ?1")?
+        .prepare_cached(
+            "SELECT revision, cleared, pruned FROM procession_objects WHERE object = ?1",
+        )?
         .query_row([object], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let (revision, cleared, pruned) = marks.unwrap_or_default();
@@ -395,7 +408,9 @@ fn changes(db: &Transaction<'_>, object: &str, after: Option<i64>) -> Sql<(Chang
             return Ok((changes, None));
         }
         changes.version = row.get::<_, i64>(2)? as u64;
-        changes.rows.push((Bytes::from(key), value.map(Bytes::from)));
+        changes
+            .rows
+            .push((Bytes::from(key), value.map(Bytes::from)));
     }
     changes.version = revision as u64;
     let expiry = db

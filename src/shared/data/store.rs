@@ -198,8 +198,11 @@ fn persist<T>(
     }
 }
 
-/// The stores that this process has open, by what they are.
-static OPEN: Mutex<Option<HashMap<(String, Option<u64>), Weak<Store>>>> = Mutex::new(None);
+/// By URL, or by a manager's life.
+type Stores = HashMap<(String, Option<u64>), Weak<Store>>;
+
+/// The stores that this process has open.
+static OPEN: Mutex<Option<Stores>> = Mutex::new(None);
 
 /// The one that is open already, or this one.
 pub(super) fn shared(
@@ -225,9 +228,8 @@ pub(super) fn shared(
 
 /// The store of that address; of a manager's of that life, if it is known.
 pub(super) fn store_of(address: &Address, life: Option<u64>) -> Result<Arc<Store>> {
-    let make = |dial: Box<dyn Dial>, life| {
-        Store::new(dial, address.shown.clone(), address.patience, life)
-    };
+    let make =
+        |dial: Box<dyn Dial>, life| Store::new(dial, address.shown.clone(), address.patience, life);
     match &address.place {
         Place::Hosted { endpoint, insecure } => {
             let life = match life {
@@ -245,7 +247,10 @@ pub(super) fn store_of(address: &Address, life: Option<u64>) -> Result<Arc<Store
         }),
         #[cfg(feature = "redis")]
         Place::Redis(url) => shared(&address.store, None, || {
-            Ok(make(Box::new(super::redis::Redis::new(url, &address.shown)?), None))
+            Ok(make(
+                Box::new(super::redis::Redis::new(url, &address.shown)?),
+                None,
+            ))
         }),
         #[cfg(feature = "postgres")]
         Place::Postgres(url) => shared(&address.store, None, || {
@@ -263,6 +268,8 @@ pub(super) fn store_of(address: &Address, life: Option<u64>) -> Result<Arc<Store
 fn not_built(feature: &str, shown: &str) -> Error {
     Error::BadEndpoint {
         endpoint: shown.to_owned(),
-        why: format!("this program's procession was built without the feature {feature:?}; add it in Cargo.toml"),
+        why: format!(
+            "this program's procession was built without the feature {feature:?}; add it in Cargo.toml"
+        ),
     }
 }

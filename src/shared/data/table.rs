@@ -113,7 +113,9 @@ impl Object {
         let version = self.next(now);
         let expires = match life {
             Life::AsBefore => before,
-            other => u64::try_from(other.micros()).ok().map(|micros| now + micros),
+            other => u64::try_from(other.micros())
+                .ok()
+                .map(|micros| now + micros),
         };
         if let Some(at) = expires {
             self.expiry.insert((at, key.clone()));
@@ -170,7 +172,11 @@ impl Object {
                 (None, Some(_)) => false,
                 (None, None) => break,
             };
-            let next = if takes_set { set.next() } else { removed.next() };
+            let next = if takes_set {
+                set.next()
+            } else {
+                removed.next()
+            };
             let Some((&version, key)) = next else { break };
             let value = match takes_set {
                 true => self.rows.get(key).map(|kept| kept.value.clone()),
@@ -247,9 +253,8 @@ impl Table {
             return Ok(Outcome::Done);
         }
         let row = |key: &Bytes| object.rows.get(key);
-        let holds = |(key, version): &(Bytes, Version)| {
-            row(key).map_or(0, |kept| kept.version) == *version
-        };
+        let holds =
+            |(key, version): &(Bytes, Version)| row(key).map_or(0, |kept| kept.version) == *version;
         if !commit.checks.iter().all(holds) {
             let rows = commit.checks.iter().map(|(key, _)| object.row(key, now));
             return Ok(Outcome::Conflict(rows.collect()));
@@ -385,7 +390,10 @@ mod tests {
     fn what_expires_is_a_change_and_room_is_counted_exactly() {
         let mut table = Table::new(10_000);
         let brief = Life::For(Duration::from_micros(100));
-        let one = commit("a", vec![set("k", "1", brief), set("l", "2", Life::Forever)]);
+        let one = commit(
+            "a",
+            vec![set("k", "1", brief), set("l", "2", Life::Forever)],
+        );
         assert_eq!(table.commit("o", &one, 1000), Ok(Outcome::Done));
         assert_eq!((table.count("o", 1099), table.count("o", 1100)), (2, 1));
         let changes = table.changes("o", Some(1001), 1100);

@@ -44,22 +44,44 @@ pub(super) enum Target {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
-    Read { object: String, keys: Vec<Bytes> },
-    Commit { object: String, commit: Commit },
-    Scan { object: String, after: Option<Bytes> },
-    Count { object: String },
-    Changes { object: String, after: Option<Version>, wait: Duration },
+    Read {
+        object: String,
+        keys: Vec<Bytes>,
+    },
+    Commit {
+        object: String,
+        commit: Commit,
+    },
+    Scan {
+        object: String,
+        after: Option<Bytes>,
+    },
+    Count {
+        object: String,
+    },
+    Changes {
+        object: String,
+        after: Option<Version>,
+        wait: Duration,
+    },
     /// Whether there is such a type, or object.
     Find(Target),
     Create(String),
     Remove(u64),
-    Call { target: Target, method: String, arguments: Bytes },
+    Call {
+        target: Target,
+        method: String,
+        arguments: Bytes,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// Said first.
-    Welcome { version: u32, life: u64 },
+    Welcome {
+        version: u32,
+        life: u64,
+    },
     Rows(Vec<Option<Row>>),
     Outcome(Outcome),
     Page(Page),
@@ -67,7 +89,10 @@ pub(super) enum Answer {
     Changes(Changes),
     /// What was asked about is there, under this name.
     Found(String),
-    Created { id: u64, name: String },
+    Created {
+        id: u64,
+        name: String,
+    },
     Removed,
     Value(Bytes),
     /// A method has failed; its name.

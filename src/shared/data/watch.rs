@@ -133,7 +133,8 @@ impl<T> Watch<T> {
                 self.ready.push_back(Raw::Cleared);
             }
             let rows = changes.rows.into_iter();
-            self.ready.extend(rows.map(|(key, value)| Raw::Row(key, value)));
+            self.ready
+                .extend(rows.map(|(key, value)| Raw::Row(key, value)));
             if self.ready.is_empty() && left.is_some_and(|left| left <= wait) {
                 return Ok(None);
             }
