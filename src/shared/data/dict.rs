@@ -50,7 +50,7 @@ use crate::error::Result;
 /// round trip: nothing is kept here. A clone is the same dictionary, and so is what another process makes of its encoding, in which the URL is **with its password**.
 ///
 /// One key at a time is changed, wholly or not at all, whoever is killed when. Where two must be changed together, let them be fields of one value. What the
-/// stores promise: [shared-data.md](https://github.com/procession/procession/blob/main/docs/shared-data.md).
+/// stores promise: docs/shared-data.md.
 ///
 /// # When it fails
 /// Each method may fail with [`Error::SharedData`](crate::Error::SharedData) when the store is lost and not found again in time (10 s, unless the URL says

@@ -79,8 +79,10 @@ fn prepare(db: &mut Connection, path: &Path, syncs: bool) -> Done<()> {
             row.get::<_, i64>(0)
         })
     };
+    // In this order: whoever makes the tables says at the same moment what they are.
+    let is_empty = tables(db).map_err(failed)? == 0;
     let application = number(db, "application_id").map_err(failed)?;
-    if application != APPLICATION && (application != 0 || tables(db).map_err(failed)? != 0) {
+    if application != APPLICATION && (application != 0 || !is_empty) {
         return Err(refused(
             path,
             "it is a file of something else, and is left as it is; choose another file",
