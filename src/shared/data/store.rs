@@ -273,3 +273,95 @@ fn not_built(feature: &str, shown: &str) -> Error {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::link::{Life, MOST_WRITES, REMOVALS, Write};
+    use super::*;
+
+    fn key(number: usize) -> Bytes {
+        Bytes::from(number.to_be_bytes().to_vec())
+    }
+
+    fn commit(numbers: std::ops::Range<usize>, value: Option<&Bytes>) -> Commit {
+        let writes = numbers.map(|number| Write {
+            key: key(number),
+            value: value.cloned(),
+            life: Life::Forever,
+        });
+        Commit {
+            token: Bytes::from(getrandom::u64().expect("random").to_be_bytes().to_vec()),
+            checks: Vec::new(),
+            clears: false,
+            writes: writes.collect(),
+        }
+    }
+
+    /// Removals beyond the limit are forgotten, those before are told, and nothing that is there is left out.
+    fn forgets_old_removals(url: &str) -> Result<()> {
+        let address: Address = url.parse()?;
+        let store = store_of(&address, None)?;
+        let object = format!("dict:{:x}", crate::pipeline::random_id()?);
+        let value = Bytes::from(b"value".to_vec());
+        let mut own = None;
+        let mut changes = |after| store.changes(&mut own, &object, after, Duration::ZERO);
+        let put = |commit: Commit| store.commit(&object, &commit).map(drop);
+        assert_eq!(changes(None)?.version, 0);
+        put(commit(0..1, Some(&value)))?;
+        let begun = changes(None)?.version;
+        for numbers in [1..MOST_WRITES, MOST_WRITES..MOST_WRITES + 2000] {
+            put(commit(numbers.clone(), Some(&value)))?;
+            put(commit(numbers, None))?;
+        }
+        let recent = changes(None)?.version;
+        // Stores look now and then only.
+        let mut rounds = 0;
+        while !changes(Some(begun))?.missed {
+            rounds += 1;
+            assert!(rounds < 5000, "nothing is forgotten");
+            put(commit(1..2, Some(&value)))?;
+            put(commit(1..2, None))?;
+        }
+        let since = changes(Some(recent))?;
+        assert!(!since.missed && since.rows.iter().all(|(_, value)| value.is_none()));
+        let mut after = changes(Some(0))?;
+        assert!(
+            after.missed,
+            "who begins at the beginning has missed something"
+        );
+        // But what is there is read.
+        assert_eq!(store.scan(&object, None)?.rows, [(key(0), value.clone())]);
+        assert_eq!(store.count(&object)?, 1);
+        after = changes(Some(after.version))?;
+        assert!(after.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn old_removals_are_forgotten_in_a_file() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|error| Error::system("a folder", error))?;
+        let path = folder.path().join("data.db");
+        forgets_old_removals(&format!("sqlite:{}?sync=normal", path.display()))
+    }
+
+    #[test]
+    fn old_removals_are_forgotten_by_servers() -> Result<()> {
+        assert!(REMOVALS < 2 * MOST_WRITES);
+        for variable in ["PROCESSION_TEST_REDIS", "PROCESSION_TEST_POSTGRES"] {
+            match std::env::var(variable) {
+                Ok(url) => forgets_old_removals(&url)?,
+                Err(_) => {
+                    let said = format!("NOT RUN: old removals, because {variable} is not set");
+                    let all = std::env::var_os("PROCESSION_TEST_SERVERS");
+                    assert!(all.is_none_or(|all| all != "required"), "{said}");
+                    // Not eprintln!, which the test's harness would keep to itself.
+                    let _ = std::io::Write::write_all(
+                        &mut std::io::stderr(),
+                        format!("{said}\n").as_bytes(),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
