@@ -519,6 +519,46 @@ pub enum Error {
         /// What.
         what: &'static str,
     },
+    /// Shared data cannot be read or written; nothing was changed.
+    #[error("shared data at {at}: {why}")]
+    SharedData {
+        /// Where it is kept; without a password.
+        at: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// The process that held shared data has ended, and what it held with it.
+    #[error(
+        "the manager at {at} has ended, and what it held with it: {why}; what must outlive a process is kept by sqlite:, redis:// or postgres://"
+    )]
+    ManagerGone {
+        /// Where it was.
+        at: String,
+        /// What is known of it.
+        why: String,
+    },
+    /// Whether something was done elsewhere is not known.
+    #[error(
+        "lost {at} while it was asked to {what}, and nobody knows whether it has: {why}; look before you do it again"
+    )]
+    FateUnknown {
+        /// Where; without a password.
+        at: String,
+        /// What was asked for.
+        what: String,
+        /// How it was lost.
+        why: String,
+    },
+    /// A method that was called at a manager has no value: it panicked, returned an error, or its arguments are not what it takes.
+    #[error("{method} at {at} {failure}")]
+    MethodFailed {
+        /// The type and the method.
+        method: String,
+        /// The manager.
+        at: String,
+        /// What happened there.
+        failure: Failure,
+    },
     /// The system refused something else.
     #[error("{what}: {source}")]
     System {

@@ -19,7 +19,7 @@
 //! | [`pipe`] | two ends, each in any process |
 //! | [`thread`](mod@thread) | threads of the same shape as processes, and their [`Queue`](thread::Queue), [`LifoQueue`](thread::LifoQueue), [`PriorityQueue`](thread::PriorityQueue), [`Lock`](thread::Lock), [`RLock`](thread::RLock), [`Condition`](thread::Condition), [`Semaphore`](thread::Semaphore), [`BoundedSemaphore`](thread::BoundedSemaphore), [`Event`](thread::Event), [`Barrier`](thread::Barrier), [`Timer`](thread::Timer), [`Pool`](thread::Pool) |
 //! | [`sync`] | between processes of one host: [`Lock`](sync::Lock), [`RLock`](sync::RLock), [`Semaphore`](sync::Semaphore), [`BoundedSemaphore`](sync::BoundedSemaphore), [`Condition`](sync::Condition), [`Event`](sync::Event), [`Barrier`](sync::Barrier) |
-//! | [`shared`] | memory that processes share: [`Value`](shared::Value), [`Array`](shared::Array), [`AtomicCounter`](shared::AtomicCounter), and [`Memory`](shared::Memory), with and without a name |
+//! | [`shared`] | memory that processes share: [`Value`](shared::Value), [`Array`](shared::Array), [`AtomicCounter`](shared::AtomicCounter), and [`Memory`](shared::Memory), with and without a name; and data by URL, on any number of hosts: [`Dict`](shared::Dict), [`List`](shared::List), [`Counter`](shared::Counter), [`Namespace`](shared::Namespace), [`Manager`](shared::Manager) |
 //! | [`keys`] | who may join over TCP: encryption, allow-lists, tickets |
 //! | [`mod@bytes`] | binary items |
 //! | [`registry`] | the program's tasks by name |

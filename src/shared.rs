@@ -1,4 +1,5 @@
-//! Memory that processes of one host share: Python's `multiprocessing.sharedctypes` (`Value`, `Array`) and `shared_memory`.
+//! What processes share: memory, on one host (Python's `multiprocessing.sharedctypes`, `Value` and `Array`, and `shared_memory`), and
+//! [data](#data-by-url) by URL, on any number of hosts (Python's `Manager`).
 //!
 //! ```
 //! use procession::Process;
@@ -37,8 +38,35 @@
 //! | [`AtomicCounter`] | a number that is changed in one step, without a lock | |
 //! | [`Memory`] | bytes, also under a name | `shared_memory.SharedMemory` |
 //!
+//! | [`Dict`], [`List`], [`Counter`], [`Namespace`] | data by URL: held by a process, a file, or a server | `Manager().dict()`, `.list()`, `.Value()`, `.Namespace()` |
+//! | [`Manager`], [`Remote`], [`Proxy`] | a process that holds data, and objects of your own types for others to call | `Manager`, `BaseManager.register` |
+//!
 //! All of them are handles: a clone is the same memory, and so is what another process makes of its encoding. So they can be arguments of a
 //! process, items of a queue, and messages on a pipe.
+//!
+//! # Data by URL
+//!
+//! ```
+//! use procession::shared::{Counter, Dict, Manager};
+//!
+//! let manager = Manager::new()?; // this process holds it
+//! let visits: Counter = manager.counter()?;
+//! visits.add(1)?;
+//!
+//! # let folder = tempfile::tempdir().map_err(|error| procession::Error::system("a folder", error))?;
+//! # let url = format!("sqlite:{}?name=prices", folder.path().join("prices.db").display());
+//! // Or a file does, or a server: "sqlite:prices.db?name=prices", "redis://127.0.0.1/0?name=prices",
+//! // "postgres://localhost/shop?name=prices", "tcp://host:5557?name=prices" (another program's manager).
+//! let prices: Dict<String, u32> = Dict::open(url)?;
+//! prices.insert("tea", &3)?;
+//! prices.update("tea", |price| price.map(|price| price + 1))?; // nobody comes in between
+//! assert_eq!(prices.get("tea")?, Some(4));
+//! # Ok::<(), procession::Error>(())
+//! ```
+//!
+//! Any type that serde knows can be in it, everything is changed wholly or not at all, whoever is killed when, and nothing is locked. It is for state that many
+//! look at and change: settings, totals, who is there. What flows from one to another is better put on a queue. What each store promises, and what not, is in
+//! docs/shared-data.md. The rest of this page is about memory.
 //!
 //! # What can be in it
 //!
@@ -88,6 +116,7 @@
 
 mod array;
 mod counter;
+mod data;
 mod guarded;
 mod memfd;
 mod memory;
@@ -102,6 +131,10 @@ mod words;
 
 pub use array::{Array, ArrayGuard};
 pub use counter::AtomicCounter;
+pub use data::{
+    Attribute, Change, Changing, Counter, Dict, Iter, List, ListIter, Looking, Manager, Method,
+    Namespace, Proxy, Remote, Watch,
+};
 pub use memory::Memory;
 pub use raw::{RawArray, RawValue};
 pub use value::{Value, ValueGuard};

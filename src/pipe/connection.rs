@@ -189,6 +189,21 @@ impl<S, R> Connection<S, R> {
         sent
     }
 
+    /// As [`send_bytes`](Self::send_bytes) of a message that is one frame, but gives up when the other end has made no room for it until
+    /// then; whether it was sent.
+    pub(crate) fn send_frame_until(&self, head: u8, bytes: &[u8], until: Instant) -> Result<bool> {
+        self.handle.check(Can::Receive)?;
+        let mut frame = SCRATCH.take();
+        frame.clear();
+        frame.extend_from_slice(&[What::Bytes.kinds().0, head]);
+        frame.extend_from_slice(bytes);
+        let sent = self.put(What::Bytes, &frame, Some(until));
+        if frame.capacity() <= KEPT {
+            SCRATCH.set(frame);
+        }
+        sent
+    }
+
     /// Sends the bytes of a buffer from `offset` on, `size` of them or all: Python's `send_bytes(buffer, offset, size)`.
     ///
     /// # Errors
