@@ -189,6 +189,25 @@ pub fn open(address: &Address, joinable: bool) -> Result<Arc<dyn Engine>> {
     }
 }
 
+/// What the engine of that URL promises. Nothing is connected to.
+///
+/// ```
+/// let address = "tcp://127.0.0.1:5557?queue=pages".parse()?;
+/// let promised = procession::engine::guarantees(&address)?;
+/// assert_eq!(promised.engine, "ZeroMQ");
+/// assert!(promised.to_string().contains("order"));
+/// # Ok::<(), procession::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`open`].
+pub fn guarantees(address: &Address) -> Result<&'static Guarantees> {
+    match address.scheme {
+        Scheme::ZeroMq => Ok(&guarantees::ZEROMQ),
+        _ => Ok(open(address, false)?.guarantees()),
+    }
+}
+
 fn bad(address: &Address, why: &str) -> Error {
     Error::BadEndpoint {
         endpoint: address.to_string(),

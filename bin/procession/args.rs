@@ -57,19 +57,19 @@ pub enum Action {
     Run(RunArgs),
     /// Hand out tasks to the workers that connect
     #[command(
-        override_usage = "procession ventilator --bind ENDPOINT [OPTIONS] [COMMAND [ARG]...] [::: VALUE...]",
+        override_usage = "procession ventilator --bind ENDPOINT|--queue URL [OPTIONS] [COMMAND [ARG]...] [::: VALUE...]",
         before_long_help = VENTILATOR_EXAMPLES
     )]
     Ventilator(VentilatorArgs),
     /// Run the tasks of a ventilator
     #[command(
-        override_usage = "procession worker --connect ENDPOINT|--ticket FILE [OPTIONS] [COMMAND [ARG]...]",
+        override_usage = "procession worker --connect ENDPOINT|--ticket FILE|--queue URL [OPTIONS] [COMMAND [ARG]...]",
         before_long_help = WORKER_EXAMPLES
     )]
     Worker(WorkerArgs),
     /// Gather the results of a ventilator's tasks
     #[command(
-        override_usage = "procession sink --connect ENDPOINT|--ticket FILE [--bind ENDPOINT] [OPTIONS]",
+        override_usage = "procession sink --connect ENDPOINT|--ticket FILE|--queue URL [--bind ENDPOINT] [OPTIONS]",
         before_long_help = SINK_EXAMPLES
     )]
     Sink(SinkArgs),
@@ -85,6 +85,9 @@ pub enum Action {
         before_long_help = GATEWAY_EXAMPLES
     )]
     Gateway(GatewayArgs),
+    /// Say what a queue of such a URL promises, and what not
+    #[command(override_usage = "procession guarantees [URL]...")]
+    Guarantees(GuaranteesArgs),
     /// Show what waits, runs and is done, and who is there
     #[command(
         override_usage = "procession status [--connect ENDPOINT] [--json]",
@@ -350,6 +353,14 @@ pub struct StatusArgs {
     pub log: LogArgs,
 }
 
+/// `procession guarantees`.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct GuaranteesArgs {
+    /// A queue's URL, as --queue takes it; nothing is connected to. Without one, all engines
+    #[arg(value_name = "URL")]
+    pub urls: Vec<String>,
+}
+
 /// `procession keygen`.
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct KeygenArgs {
@@ -421,6 +432,7 @@ impl Action {
             Self::Queue(_) => "queue",
             Self::Gateway(_) => "gateway",
             Self::Status(_) => "status",
+            Self::Guarantees(_) => "guarantees",
             Self::Keygen(_) => "keygen",
             Self::Guardian(_) => "guardian",
         }
@@ -436,6 +448,7 @@ impl Action {
             Self::Queue(args) => Some(&args.log),
             Self::Gateway(args) => Some(&args.log),
             Self::Status(args) => Some(&args.log),
+            Self::Guarantees(_) => None,
             Self::Keygen(args) => Some(&args.log),
             Self::Guardian(_) => None,
         }

@@ -17,6 +17,7 @@ mod exit_code;
 mod feed;
 mod filter;
 mod gateway;
+mod guarantees;
 mod guardian;
 mod input;
 mod joblog;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Action::Queue(args) => queue::run(&args),
         Action::Gateway(args) => gateway::run(args),
         Action::Status(args) => status::run(args),
+        Action::Guarantees(args) => guarantees::run(&args),
         Action::Keygen(args) => access::keygen(&args),
         Action::Guardian(args) => return guardian::main(args.words.into_iter()),
     };

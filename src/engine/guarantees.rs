@@ -27,6 +27,22 @@ pub struct Guarantees {
     pub speed: &'static str,
 }
 
+/// What ZeroMQ promises, with a process of ours as host.
+pub(super) static ZEROMQ: Guarantees = Guarantees {
+    engine: "ZeroMQ",
+    url: "tcp://HOST:PORT?queue=NAME, ipc://PATH?queue=NAME: a host of queues (procession queue); without ?queue= the queue of a program that has \
+          bound it there",
+    delivery: "While processes live, each item is returned by exactly one get. Of a getter that is killed, what it had not confirmed goes to others: \
+               items of its last 8 ms may be seen twice. With a JoinableQueue an item is seen again until it was done with.",
+    order: "That of putting, for each putter. What comes back goes to the head, before later ones.",
+    maxsize: "Exact: items that no get has returned, those on their way included.",
+    durability: "In the memory of the host's process; with procession queue --journal FILE in a file, before a put is accepted.",
+    restart: "Everything, and members see HostGone; with --journal nothing, and members wait for the host: what getters held may be seen twice.",
+    lease: "As long as the getter's connection lives; between hosts three missed heartbeats (3 s).",
+    limits: "None of its own: large items go in parts of 256 KiB.",
+    speed: "See docs/benchmarks.md.",
+};
+
 impl Guarantees {
     /// Its rows: what is promised about, and what.
     #[must_use]

@@ -37,6 +37,8 @@ const AGAIN_AT_MOST: Duration = Duration::from_millis(50);
 /// A lost connection is made again after so long, then twice as long.
 const RECONNECT: Duration = Duration::from_millis(50);
 const RECONNECT_AT_MOST: Duration = Duration::from_secs(2);
+/// So often it counts again while items are acknowledged.
+const TURNS: u32 = 100;
 /// So long the putter waits for the getter to say what the program is done with, before it counts.
 const SAYING: Duration = Duration::from_millis(300);
 
@@ -58,8 +60,9 @@ struct Both {
     shown: String,
     patience: Duration,
     maxsize: u64,
-    /// Items that the server has given this process and that were not acknowledged to it; and how often that has changed.
+    /// Items that the server has given this process and that were not acknowledged to it.
     held: AtomicU64,
+    /// How often that has changed, twice; odd while it is being acknowledged, when the server's numbers are of one moment or the other.
     changes: AtomicU64,
     bell: Bell,
     over: AtomicBool,
@@ -376,6 +379,10 @@ impl Member {
         loop {
             turns += 1;
             let before = both.changes.load(Ordering::Acquire);
+            if before % 2 == 1 && turns < TURNS {
+                std::thread::sleep(Duration::from_micros(200));
+                continue;
+            }
             let held = both.held.load(Ordering::Acquire);
             let Some(connection) = self.link.get(&both)? else {
                 return Ok(None);
@@ -392,7 +399,7 @@ impl Member {
             let unfinished = count.ready + count.held;
             let inside = unfinished.saturating_sub(returned);
             // While much goes on the number is old in any case.
-            if before == both.changes.load(Ordering::Acquire) || turns == 10 {
+            if before == both.changes.load(Ordering::Acquire) || turns >= TURNS {
                 return Ok(Some((inside, unfinished, count)));
             }
         }
@@ -572,7 +579,7 @@ impl Getter {
                     self.blocks.insert(self.next_block, (some, 0));
                     self.next_block += 1;
                 }
-                both.changes.fetch_add(1, Ordering::AcqRel);
+                both.changes.fetch_add(2, Ordering::AcqRel);
             }
             Taken::ShutDown => both.shared.gets_are_over(),
         }
@@ -598,12 +605,17 @@ impl Getter {
         }
         self.lively = Instant::now();
         let both = Arc::clone(&self.both);
-        if let Some(connection) = self.link.get(&both)? {
-            connection.done(&done)?;
-        }
-        both.held.fetch_sub(done.len() as u64, Ordering::AcqRel);
         both.changes.fetch_add(1, Ordering::AcqRel);
-        Ok(())
+        let told = match self.link.get(&both) {
+            Ok(Some(connection)) => connection.done(&done),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if told.is_ok() {
+            both.held.fetch_sub(done.len() as u64, Ordering::AcqRel);
+        }
+        both.changes.fetch_add(1, Ordering::AcqRel);
+        told
     }
 
     fn receipts(&self) -> Vec<Receipt> {
@@ -620,7 +632,7 @@ impl Getter {
             self.both.shared.forget_untaken();
             self.blocks.clear();
             self.both.held.store(0, Ordering::Release);
-            self.both.changes.fetch_add(1, Ordering::AcqRel);
+            self.both.changes.fetch_add(2, Ordering::AcqRel);
         }
     }
 
