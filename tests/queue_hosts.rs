@@ -262,10 +262,66 @@ fn a_journal_that_cannot_be_used_is_refused_and_left_as_it_is() -> Outcome {
         refused("queues.sqlite", "another process has it");
         host.signal(Signal::TERM);
         host.wait().assert_code(143);
+        let host = start(
+            &scene,
+            &scene.ipc("q"),
+            &["--journal", "queues.sqlite", "--journal-sync"],
+        );
+        let queue = Numbers::open(&at(&scene.ipc("q"), "a"))?;
+        queue.put(1)?;
+        queue.flush()?;
+        drop(queue);
+        host.signal(Signal::TERM);
+        host.wait().assert_code(143);
+        let other = rusqlite::Connection::open(scene.path("queues.sqlite"))?;
+        other.execute("UPDATE block SET items = 7", [])?;
+        drop(other);
+        refused(
+            "queues.sqlite",
+            "block 1 of queue a has other items than it says",
+        );
         let other = rusqlite::Connection::open(scene.path("queues.sqlite"))?;
         other.pragma_update(None, "user_version", 9)?;
         drop(other);
         refused("queues.sqlite", "it has format 9");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_forgotten_queue_is_gone_from_the_journal_and_made_anew() -> Outcome {
+    in_time(|| {
+        let folder = tempfile::tempdir_in("/tmp")?;
+        let host = || {
+            QueueHost::builder()
+                .bind(format!("ipc://{}/q", folder.path().display()))
+                .journal(folder.path().join("queues.sqlite"))
+                .forget_after(Duration::from_millis(200))
+                .start()
+        };
+        let first = host()?;
+        let url = first.url("a");
+        let queue = Numbers::open(&format!("{url}&maxsize=1"))?;
+        queue.put(1)?;
+        assert_eq!(next(&queue)?, 1);
+        drop(queue);
+        until("it is forgotten", || Ok(first.queues().is_empty()))?;
+        let queue = Jobs::open(&url)?;
+        assert_eq!(queue.maxsize(), None);
+        queue.put_many(0..3)?;
+        assert_eq!(next(&queue)?, 0);
+        queue.task_done()?;
+        // Got, and not done with.
+        assert_eq!(next(&queue)?, 1);
+        drop(queue);
+        let left = first.shutdown()?;
+        assert_eq!((left.queues, left.items, left.kept), (1, 2, true));
+        let second = host()?;
+        let queue = Jobs::open(&url)?;
+        assert_eq!((next(&queue)?, next(&queue)?), (1, 2));
+        assert_eq!(queue.unfinished()?, 2);
+        drop(queue);
+        second.shutdown()?;
         Ok(())
     })
 }
