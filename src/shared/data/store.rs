@@ -276,7 +276,7 @@ fn not_built(feature: &str, shown: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::link::{Life, MOST_WRITES, REMOVALS, Write};
+    use super::super::link::{Life, MOST_WRITES, Write};
     use super::*;
 
     fn key(number: usize) -> Bytes {
@@ -346,7 +346,6 @@ mod tests {
 
     #[test]
     fn old_removals_are_forgotten_by_servers() -> Result<()> {
-        assert!(REMOVALS < 2 * MOST_WRITES);
         for variable in ["PROCESSION_TEST_REDIS", "PROCESSION_TEST_POSTGRES"] {
             match std::env::var(variable) {
                 Ok(url) => forgets_old_removals(&url)?,
