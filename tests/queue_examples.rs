@@ -1,6 +1,7 @@
 //! The examples of queues, run as programs. They are built by `cargo test`; for this file alone, `cargo build --examples` comes first.
 
 mod common;
+mod servers;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -99,4 +100,24 @@ fn two_programs_share_a_queue_over_tcp() {
     }
     assert_eq!(lines.len(), 5, "{text}");
     scene.assert_nothing_left();
+}
+
+#[test]
+fn one_program_runs_unchanged_on_every_engine() {
+    let variables = [
+        "PROCESSION_TEST_REDIS",
+        "PROCESSION_TEST_AMQP",
+        "PROCESSION_TEST_BEANSTALK",
+    ];
+    let served = variables.into_iter().filter_map(servers::url);
+    let queue = |server| format!("{server}?queue={}", servers::unique("pages"));
+    let urls: Vec<Vec<String>> = served.map(|server| vec![queue(server)]).collect();
+    // Without a URL it hosts queues itself.
+    for words in urls.into_iter().chain([Vec::new()]) {
+        let scene = Scene::new();
+        let ended = example(&scene, "any_engine").args(&words).run();
+        said_nothing_else(&ended);
+        ended.assert_stdout(b"12 pages, 171 letters\n");
+        scene.assert_nothing_left();
+    }
 }

@@ -47,7 +47,7 @@ pub struct Worker {
 
 /// Where its tasks come from.
 enum Loop {
-    Ventilator(Consumer),
+    Ventilator(Box<Consumer>),
     Queue(Working),
 }
 
@@ -136,7 +136,7 @@ impl WorkerBuilder {
             },
         )?;
         Ok(Worker {
-            work: Loop::Ventilator(consumer),
+            work: Loop::Ventilator(Box::new(consumer)),
             shared,
             slots: self.slots,
             peer,
@@ -228,7 +228,7 @@ impl Worker {
 
     /// The interval of heartbeats, as the ventilator has it: who is not heard for three of them is taken to be gone.
     #[must_use]
-    pub const fn heartbeat(&self) -> Duration {
+    pub fn heartbeat(&self) -> Duration {
         match &self.work {
             Loop::Ventilator(consumer) => consumer.heartbeat(),
             Loop::Queue(_) => Duration::from_secs(1),
