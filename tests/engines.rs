@@ -448,11 +448,17 @@ fn what_is_renewed_stays_with_its_getter(place: &Place) {
 }
 
 fn what_is_not_renewed_goes_to_others(place: &Place) {
-    let engine = place.engine(true, "&lease=1");
-    if engine.lease().is_none() {
+    if place.is("AMQP") {
         // Its getter's as long as that is connected: there is nothing to renew.
         return;
     }
+    if place.is("BEANSTALK") {
+        eprintln!(
+            "NOT RUN: beanstalkd 1.12 does not always end the time-to-run of a silent connection; see its limits in docs/engines.md"
+        );
+        return;
+    }
+    let engine = place.engine(true, "&lease=1");
     let (mut one, mut other) = (engine.connect().unwrap(), engine.connect().unwrap());
     one.put(&items(0..1)).unwrap();
     let late = take(&mut *one, 1);
@@ -571,6 +577,7 @@ fn large_items_arrive_whole(place: &Place) {
     assert_eq!(putter.count().unwrap(), counted(0, 0));
     putter.put(&all[..1]).unwrap();
     putter.remove().unwrap();
+    drop((putter, other));
     assert_eq!(place.connect().count().unwrap(), counted(0, 0));
     nothing_is_left(place);
 }
@@ -589,8 +596,13 @@ fn nothing_is_left(place: &Place) {
         assert_eq!(keys, [""; 0]);
     }
     if place.is("BEANSTALK") {
-        let text = ask_beanstalk(place, "list-tubes\r\n");
-        assert!(!text.contains(&place.queue.replace(':', ";")), "{text}");
+        let end = Instant::now() + LONG;
+        let tube = place.queue.replace(':', ";");
+        // A tube is there as long as there is a job in it, or a connection that uses it.
+        while ask_beanstalk(place, "list-tubes\r\n").contains(&tube) {
+            assert!(Instant::now() < end, "jobs are left");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 

@@ -43,7 +43,8 @@ pub(super) static GUARANTEES: Guarantees = Guarantees {
             lease=, as it was where the item was put). After a shutdown puts are refused by each putter that looks, which it does before each batch: \
             one that looked before may still put its batch.",
     limits: "Items above max-job-size (65,535 bytes by default) go in parts, up to about 500 MB. Whoever dies while putting parts leaves them until \
-             the queue is removed. What others hold cannot be removed. No passwords, no TLS.",
+             the queue is removed. What others hold cannot be removed. beanstalkd 1.12 has been seen to forget the lease of a getter that stays connected and says nothing: \
+             its items come back when its connection ends. No passwords, no TLS.",
     speed: "See docs/benchmarks.md.",
 };
 

@@ -70,3 +70,25 @@ impl fmt::Display for Guarantees {
         Ok(())
     }
 }
+
+#[cfg(all(test, feature = "redis", feature = "amqp", feature = "beanstalk"))]
+mod tests {
+    use crate::engine;
+
+    #[test]
+    fn the_documentation_has_the_same_table() {
+        let page = include_str!("../../docs/engines.md");
+        let mut rest = page;
+        for address in ["redis://h", "amqp://h", "beanstalk://h"] {
+            let engine = engine::open(&address.parse().unwrap(), true).unwrap();
+            let rows = engine.guarantees().rows();
+            let table: String = rows
+                .iter()
+                .map(|(about, what)| format!("| {about} | {what} |\n"))
+                .collect();
+            let at = rest.find(&table);
+            let at = at.unwrap_or_else(|| panic!("docs/engines.md wants this table:\n{table}"));
+            rest = &rest[at + table.len()..];
+        }
+    }
+}

@@ -445,10 +445,13 @@ impl Connection for Link {
         let (channel, names) = (self.channel.clone(), self.names.clone());
         self.caller
             .call(PATIENCE, async move { unbind(&channel, &names).await })?;
-        while drop_rest {
+        if !drop_rest {
+            return Ok(());
+        }
+        loop {
             let messages = self.fetch(BATCH_TAKEN)?;
             if messages.is_empty() {
-                break;
+                return Ok(());
             }
             let mut dropped = Vec::new();
             for (tag, body) in messages {
@@ -458,7 +461,6 @@ impl Connection for Link {
             }
             self.done(&dropped)?;
         }
-        Ok(())
     }
 
     fn remove(&mut self) -> Result<()> {
