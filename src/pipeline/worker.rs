@@ -48,7 +48,7 @@ pub struct Worker {
 /// Where its tasks come from.
 enum Loop {
     Ventilator(Box<Consumer>),
-    Queue(Working),
+    Queue(Box<Working>),
 }
 
 impl Loop {
@@ -158,7 +158,7 @@ impl WorkerBuilder {
         let peer = random_id()?;
         let working = Working::connect(queues, peer, &shared, self.on_kill)?;
         Ok(Worker {
-            work: Loop::Queue(working),
+            work: Loop::Queue(Box::new(working)),
             shared,
             slots: self.slots,
             peer,
