@@ -48,8 +48,8 @@ pub trait Engine: Send + Sync + 'static {
     /// A connection of its own for one thread: putting and asking, or getting. Makes the queue if it is not there.
     ///
     /// # Errors
-    /// [`Error::Connect`](crate::Error::Connect) when the server cannot be reached or does not let us in (tried again while there is
-    /// patience); [`Error::BadHandle`](crate::Error::BadHandle) when a queue of another kind has that name, which is final.
+    /// [`Error::Connect`] when the server cannot be reached or does not let us in (tried again while there is
+    /// patience); [`Error::BadHandle`] when a queue of another kind has that name, which is final.
     fn connect(&self) -> Result<Box<dyn Connection>>;
 
     /// For how long an item is its getter's unless renewed; `None`: as long as the getter's connection lives.
@@ -105,14 +105,14 @@ pub struct Count {
 
 /// One connection to a server, for one queue, used by one thread.
 ///
-/// Every call may fail with [`Error::Connect`](crate::Error::Connect) when the connection is lost: the caller drops it and makes another one, puts again what was
+/// Every call may fail with [`Error::Connect`] when the connection is lost: the caller drops it and makes another one, puts again what was
 /// not accepted (which may then be there twice, where the engine cannot tell: [`Guarantees::delivery`]), and forgets what it had taken
 /// and not acknowledged: the server gives it to others, or to it again.
 pub trait Connection: Send {
     /// Puts items, in this order, and waits until the server has them for good. Sends them in as few round trips as it can.
     ///
     /// # Errors
-    /// A lost connection; [`Error::Encoding`](crate::Error::Encoding) for an item that this server can never take, however it is cut, which must say so before
+    /// A lost connection; [`Error::Encoding`] for an item that this server can never take, however it is cut, which must say so before
     /// anything is sent.
     fn put(&mut self, items: &[Bytes]) -> Result<Accepted>;
 
