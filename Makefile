@@ -46,7 +46,7 @@ demo: ## several processes do a real job, and one of them is killed on the way
 
 bench: ## the speed beside xargs and GNU parallel, in one run
 	@scripts/setup parallel || true
-	scripts/bench
+	scripts/services run scripts/bench
 
 examples: ## build every example
 	cargo build --workspace --examples --all-features

@@ -325,6 +325,39 @@ fn pools_make_their_calls_wherever_somebody_works(place: Place) -> Outcome {
     kill(&workers)
 }
 
+// ---- other languages ----
+
+fn programs_in_python_read_and_put_with_the_servers_own_client(place: Place) -> Outcome {
+    if place._host.is_some() {
+        // ZeroMQ's frames are another thing: examples/python_worker.py, and the gateway.
+        return Ok(());
+    }
+    let Some(python) = std::env::var_os("PROCESSION_TEST_PYTHON") else {
+        eprintln!(
+            "NOT RUN: a queue read from Python, because PROCESSION_TEST_PYTHON is not set; make test makes it"
+        );
+        return Ok(());
+    };
+    let url = place.queue("python", "");
+    let queue: Queue<(u64, String)> = Queue::open(&url)?;
+    queue.put((1, "one".to_owned()))?;
+    queue.put((2, "two".to_owned()))?;
+    queue.flush()?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/queue_reader.py");
+    let reader = |words: &[&str]| {
+        let mut command = std::process::Command::new(&python);
+        command.arg(script).args(words).output()
+    };
+    let read = reader(&[&url])?;
+    let said = String::from_utf8_lossy(&read.stdout).into_owned();
+    assert_eq!(said, "[1, \"one\"]\n[2, \"two\"]\n", "{read:?}");
+    assert_eq!(queue.len()?, 0);
+    let put = reader(&[&url, "put", "[3, \"three\"]"])?;
+    assert!(put.status.success() && put.stdout.is_empty(), "{put:?}");
+    assert_eq!(next(&queue)?, (3, "three".to_owned()));
+    Ok(())
+}
+
 // ---- together with others ----
 
 fn it_is_among_the_things_that_wait_waits_for(place: Place) -> Outcome {
@@ -399,6 +432,7 @@ on_all!(
     items_of_all_sizes_arrive_whole,
     what_is_no_item_of_ours_is_an_error_and_the_next_one_comes,
     pools_make_their_calls_wherever_somebody_works,
+    programs_in_python_read_and_put_with_the_servers_own_client,
     it_is_among_the_things_that_wait_waits_for,
     an_idle_getter_uses_next_to_no_time,
 );

