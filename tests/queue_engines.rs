@@ -307,10 +307,15 @@ fn pools_make_their_calls_wherever_somebody_works(place: Place) -> Outcome {
         (0..2_000).map(|n| n * n).collect::<Vec<_>>()
     );
     let other = Pool::open(&url)?;
-    let theirs = other.map_async(square, 100..200)?;
-    let ours = pool.map(square, 0..100)?;
-    assert_eq!(ours, (0..100).map(|n| n * n).collect::<Vec<_>>());
-    assert_eq!(theirs.get()?, (100..200).map(|n| n * n).collect::<Vec<_>>());
+    // Their calls have the same numbers, and are not mistaken for each other.
+    let theirs = std::thread::spawn(move || {
+        let squares = other.tasks(square).chunksize(1).map(1_000..1_400);
+        squares.map(|squares| (other, squares))
+    });
+    let ours = pool.tasks(square).chunksize(1).map(0..400)?;
+    assert_eq!(ours, (0..400).map(|n| n * n).collect::<Vec<_>>());
+    let (other, theirs) = theirs.join().expect("no panic")?;
+    assert_eq!(theirs, (1_000..1_400).map(|n| n * n).collect::<Vec<_>>());
     let failed = pool
         .apply(fail, ("no luck".to_owned(),))
         .expect_err("it fails");

@@ -141,15 +141,9 @@ fn what_a_killed_sink_had_not_kept_comes_to_the_next_one(stage: Stage) {
     let url = stage.queue("sinks");
     let log = stage.scene.path("log");
     let log = log.to_str().expect("a path");
-    let sink = |restarted: bool| {
-        let words = ["sink", "--queue", &url, "--joblog", log];
-        let resume = restarted.then_some("--resume");
-        stage
-            .scene
-            .procession(words.into_iter().chain(resume))
-            .start()
-    };
-    let mut first = sink(false);
+    let words = ["sink", "--queue", &url, "--joblog", log];
+    let sink = || stage.scene.procession(words).start();
+    let mut first = sink();
     stage
         .ventilator(&url, "sleep 0.02; echo {}", TASKS)
         .wait()
@@ -159,7 +153,7 @@ fn what_a_killed_sink_had_not_kept_comes_to_the_next_one(stage: Stage) {
         common::joblog(log.as_ref()).len() as u64 > TASKS / 4
     });
     first.kill();
-    let second = sink(false).wait();
+    let second = sink().wait();
     second.assert_success();
     worker.wait().assert_success();
     let seqs: Vec<u64> = common::joblog(log.as_ref())
@@ -262,6 +256,53 @@ fn two_runs_on_one_server_do_not_see_each_other(stage: Stage) {
     stage.end();
 }
 
+fn a_task_is_tried_again_though_the_queue_is_full(stage: Stage) {
+    const TASKS: u64 = 12;
+    let url = format!("{}&maxsize=2", stage.queue("full"));
+    let command = "test -e tried-{} && echo {} || { touch tried-{}; exit 7; }";
+    let words = ["ventilator", "--queue", &url, "--retries", "2", command];
+    let ventilator = stage.scene.procession(words).input(numbers(TASKS)).start();
+    let worker = stage.worker(&url, "-j1");
+    let sink = stage.sink(&url, "-k").wait();
+    sink.assert_success().assert_stdout(&numbers(TASKS));
+    ventilator.wait().assert_success();
+    worker.wait().assert_success();
+    stage.end();
+}
+
+fn a_second_sink_waits_until_the_first_is_gone(stage: Stage) {
+    const TASKS: u64 = 60;
+    let url = stage.queue("twosinks");
+    let log = stage.scene.path("log");
+    let log = log.to_str().expect("a path");
+    let sink = || {
+        stage
+            .scene
+            .procession(["sink", "--queue", &url, "--joblog", log])
+            .start()
+    };
+    stage
+        .ventilator(&url, "sleep 0.02; echo {}", TASKS)
+        .wait()
+        .assert_success();
+    let mut first = sink();
+    let worker = stage.worker(&url, "-j2");
+    stage
+        .scene
+        .until_true("some results", || common::joblog(log.as_ref()).len() > 5);
+    let second = sink();
+    let_pass(Duration::from_millis(300));
+    first.kill();
+    second.wait().assert_success();
+    worker.wait().assert_success();
+    let seqs: Vec<u64> = common::joblog(log.as_ref())
+        .iter()
+        .map(|line| line.seq)
+        .collect();
+    assert_each_once("lines of the log", &seqs, &(1..=TASKS).collect::<Vec<_>>());
+    stage.end();
+}
+
 /// Each of these on each of the engines.
 macro_rules! on_all {
     ($($test:ident),* $(,)?) => {
@@ -279,4 +320,6 @@ on_all!(
     a_task_that_fails_is_tried_again_and_failures_are_counted,
     a_worker_that_is_told_to_leave_finishes_what_runs_and_gives_the_rest_back,
     two_runs_on_one_server_do_not_see_each_other,
+    a_task_is_tried_again_though_the_queue_is_full,
+    a_second_sink_waits_until_the_first_is_gone,
 );

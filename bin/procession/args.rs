@@ -359,6 +359,9 @@ pub struct GuaranteesArgs {
     /// A queue's URL, as --queue takes it; nothing is connected to. Without one, all engines
     #[arg(value_name = "URL")]
     pub urls: Vec<String>,
+
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// `procession keygen`.
@@ -448,7 +451,7 @@ impl Action {
             Self::Queue(args) => Some(&args.log),
             Self::Gateway(args) => Some(&args.log),
             Self::Status(args) => Some(&args.log),
-            Self::Guarantees(_) => None,
+            Self::Guarantees(args) => Some(&args.log),
             Self::Keygen(args) => Some(&args.log),
             Self::Guardian(_) => None,
         }

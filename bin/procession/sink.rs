@@ -55,11 +55,16 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(proof) = joining.proof {
         builder = builder.proof(proof);
     }
-    let mut sink: Sink<CommandResult> = builder.connect(&joining.endpoint)?;
     let told = || {
         exit.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .unwrap_or_default()
+    };
+    let mut sink: Sink<CommandResult> = match builder.connect(&joining.endpoint) {
+        Ok(sink) => sink,
+        // Told to leave while it looked for the queue.
+        Err(procession::Error::Ended(_)) => return Ok(told()),
+        Err(error) => return Err(error.into()),
     };
     if sink.run_id() == 0 {
         // The run ended before we came, or we were told to leave while we waited.
@@ -67,6 +72,12 @@ pub fn run(args: SinkArgs) -> Result<ExitCode, Box<dyn Error>> {
             Some((cause, _, failed)) => of_pill(cause, failed),
             None => ExitCode::Success,
         }));
+    }
+    let knows_what_was_kept = args.output.joblog.is_some() || journal.is_some();
+    if args.queue.is_some() && sink.is_resumed() && !knows_what_was_kept {
+        return Err("this run has had a sink, and what that one has kept only its --joblog or --journal knows; \
+                    start this one with the same, or the run under another name"
+            .into());
     }
     let mut output = Output::open(
         args.output,

@@ -51,10 +51,18 @@ pub fn run(args: WorkerArgs) -> Result<ExitCode, Box<dyn Error>> {
         .on_dial(move |dialling| {
             *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialling);
         })
-        .connect(&joining.endpoint)?;
-    let Ok(mut job) = worker.job::<Job>() else {
+        .connect(&joining.endpoint);
+    let worker = match worker {
+        Ok(worker) => worker,
+        // Told to leave while it looked for the queue.
+        Err(procession::Error::Ended(_)) => return Ok(exit_code(&exit)),
+        Err(error) => return Err(error.into()),
+    };
+    let mut job = match worker.job::<Job>() {
+        Ok(job) => job,
         // The run ended before we came, or we were told to leave while we waited.
-        return Ok(exit_code(&exit));
+        Err(procession::Error::Encoding { .. }) => return Ok(exit_code(&exit)),
+        Err(error) => return Err(error.into()),
     };
     if !args.command.is_empty() {
         job.template = Template::parse(&args.command);

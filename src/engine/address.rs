@@ -91,13 +91,13 @@ impl Address {
     }
 }
 
-/// The text with what stands between the scheme and the last `@` of the host left out.
+/// The text with what stands between the scheme and the last `@` left out.
 fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
     };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
+    // Of all of it: a password in which a slash or a question mark was not escaped must not be shown either.
+    match rest.rfind('@') {
         Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
         None => text.to_owned(),
     }
@@ -237,6 +237,8 @@ mod tests {
             "amqp://user:secret@host:5672/%2f?lease=x",
             "amqp://user:sec@ret@host?nothing=1",
             "http://user:secret@host/",
+            "redis://:ab/sec@ret@host?queue=x",
+            "amqp://user:p?secret@host/v",
         ] {
             let said = refused(text);
             assert!(!said.contains("sec"), "{said}");

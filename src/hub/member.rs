@@ -127,6 +127,11 @@ impl Shared {
         self.info.get().copied()
     }
 
+    /// Whether nothing can be had from it any more because its host or server is gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.putting().end, Some(End::HostGone(_)))
+    }
+
     pub(crate) fn run(&self) -> RunId {
         self.run.get().copied().unwrap_or_default()
     }

@@ -9,7 +9,7 @@
 //! All are [`JoinableQueue`]s. A worker is done with a task when its result is in the other queue; the sink is done with a result when the
 //! program has kept it. So what a dead worker held is run again, what a dead sink had not kept comes to the next one, and of several results
 //! of one task the sink takes the first. In the third queue the ventilator says what the run is about, and at its end how many tasks there
-//! are. The sink holds these items until the run is over, so that the next sink hears them, too, and says there that it was here. When
+//! are. The sink holds these items until the run is over, so that the next sink hears them, too, and none before; and it says there that it was here. When
 //! it has kept as many results as there are tasks, it shuts the queues down: that is the poison pill.
 //!
 //! The program's side of each role is that of a run with a ventilator of its own; only the loop behind it is another one.
@@ -20,6 +20,8 @@ mod working;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -61,12 +63,13 @@ struct Task {
 /// An item of `NAME.about`.
 #[derive(Debug, Serialize, Deserialize)]
 enum About {
-    /// What the run is about, and whether it has had a sink.
+    /// What the run is about. The sink holds it, so there is one sink at a time.
     Begin {
         #[serde(with = "serde_bytes")]
         job: Vec<u8>,
-        gathered: bool,
     },
+    /// The run has had a sink.
+    Gathered,
     /// So many tasks there are; why there are no more: as in [`Pill`](crate::wire::frame::Pill).
     End { total: u64, cause: u8 },
 }
@@ -149,27 +152,40 @@ impl Queues {
         RunId::from_le_bytes(number).max(1)
     }
 
+    /// For who puts tasks.
     fn tasks(&self) -> Result<JoinableQueue<Task>> {
-        self.open(&self.part("tasks"))
+        self.open(&self.part("tasks"), || false)
     }
 
-    fn results(&self, reply: &str) -> Result<JoinableQueue<Done>> {
+    /// For who takes them: a task that is tried again finds room in any case, or nobody would ever make some. A host of queues, which
+    /// does not count what was taken, is asked for the queue as it is.
+    fn tasks_to_do(&self, leaving: impl Fn() -> bool) -> Result<JoinableQueue<Task>> {
+        let mut address = self.part("tasks");
+        if address.scheme != Scheme::ZeroMq {
+            address.maxsize = None;
+        }
+        self.open(&address, leaving)
+    }
+
+    fn results(&self, reply: &str, leaving: impl Fn() -> bool) -> Result<JoinableQueue<Done>> {
         let part = match reply {
             "" => "results".to_owned(),
             reply => format!("results.{reply}"),
         };
         // Bounding these as well, a sink that waits for one more would wait for ever.
-        self.open(&Address {
+        let address = Address {
             maxsize: None,
             ..self.part(&part)
-        })
+        };
+        self.open(&address, leaving)
     }
 
-    fn about(&self) -> Result<JoinableQueue<About>> {
-        self.open(&Address {
+    fn about(&self, leaving: impl Fn() -> bool) -> Result<JoinableQueue<About>> {
+        let address = Address {
             maxsize: None,
             ..self.part("about")
-        })
+        };
+        self.open(&address, leaving)
     }
 
     fn part(&self, part: &str) -> Address {
@@ -177,14 +193,39 @@ impl Queues {
             .named(&format!("{}.{part}", self.address.queue))
     }
 
-    fn open<T: Item>(&self, address: &Address) -> Result<JoinableQueue<T>> {
+    /// Opens it, unless told to leave meanwhile: [`Error::Ended`] then.
+    fn open<T: Item>(
+        &self,
+        address: &Address,
+        leaving: impl Fn() -> bool,
+    ) -> Result<JoinableQueue<T>> {
         let mut builder = JoinableQueue::<T>::builder()
             .patience(self.patience)
             .insecure(self.means.insecure);
         if let Some(keys) = &self.means.keys {
             builder = builder.keys(keys.clone());
         }
-        builder.connect(&address.url())
+        let url = address.url();
+        let (tell, told) = mpsc::channel();
+        thread::Builder::new()
+            .name("queue-opening".to_owned())
+            .spawn(move || {
+                // Nobody hears it who has left.
+                let _ = tell.send(builder.connect(&url));
+            })
+            .map_err(|error| Error::system("cannot start a thread that opens a queue", error))?;
+        loop {
+            match told.recv_timeout(TURN) {
+                Ok(opened) => return opened,
+                Err(RecvTimeoutError::Timeout) if !leaving() => {}
+                Err(_) => {
+                    return Err(Error::Ended(format!(
+                        "told to leave before {} was there",
+                        self.shown()
+                    )));
+                }
+            }
+        }
     }
 
     /// Removes what is left of a run of this name that is over.

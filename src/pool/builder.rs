@@ -221,7 +221,10 @@ impl PoolBuilder {
             .listed()
             .title(format!("pool {}", self.name))
             .insecure(self.insecure)
-            .patience(FOR_EVER)
+            .patience(match self.queue {
+                Some(_) => self.patience,
+                None => FOR_EVER,
+            })
             .report_first_death();
         if let Some(endpoint) = &self.endpoint {
             builder = builder.bind_also(endpoint).job(&self.initializer)?;
@@ -236,7 +239,7 @@ impl PoolBuilder {
         let dir = ventilator.private_dir().to_owned();
         let mut sink = Sink::<()>::builder().insecure(self.insecure);
         if self.queue.is_some() {
-            sink = sink.reply(reply);
+            sink = sink.reply(reply).patience(self.patience);
             if let Some(keys) = &self.keys {
                 sink = sink.proof(keys.clone());
             }

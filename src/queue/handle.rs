@@ -157,7 +157,11 @@ impl Inner {
         if let Some(inner) = open
             .as_ref()
             .and_then(|open| open.get(&ticket.run))
-            .and_then(|all| all.iter().find_map(Weak::upgrade))
+            .and_then(|all| {
+                let mut all = all.iter().filter_map(Weak::upgrade);
+                // A server may be there again that was given up.
+                all.find(|inner| ticket.server.is_empty() || !inner.is_gone())
+            })
         {
             return inner;
         }
@@ -266,6 +270,10 @@ impl Inner {
         });
         inner.member(Wait::Forever)?;
         Ok(inner)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.joining.member().is_some_and(|member| member.is_gone())
     }
 
     pub(super) fn endpoints(&self) -> &[Endpoint] {

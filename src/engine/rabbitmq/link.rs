@@ -76,11 +76,18 @@ async fn publish(
         accepted: 0,
         returned: false,
     };
+    // What was accepted behind one that was not counts as not accepted either: it is put again, rather than another one lost.
+    let mut refused = false;
     for confirmed in all(sent).await? {
         match confirmed.await? {
-            Confirmation::Ack(None) | Confirmation::NotRequested => published.accepted += 1,
-            Confirmation::Ack(Some(_)) => published.returned = true,
-            Confirmation::Nack(_) => {}
+            Confirmation::Ack(None) | Confirmation::NotRequested => {
+                published.accepted += usize::from(!refused);
+            }
+            Confirmation::Ack(Some(_)) => {
+                published.returned = true;
+                refused = true;
+            }
+            Confirmation::Nack(_) => refused = true,
         }
     }
     Ok(published)

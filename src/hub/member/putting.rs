@@ -57,6 +57,8 @@ pub(crate) struct Putting {
     granted: u64,
     /// Bytes that were put and not accepted.
     bytes: u64,
+    /// That the server can never take, and of which nobody was told yet.
+    lost: u64,
     /// How many threads wait for room, and for acceptance.
     waiting: u64,
     flushing: u32,
@@ -84,6 +86,7 @@ impl Default for Putting {
             accepted: 0,
             granted: 0,
             bytes: 0,
+            lost: 0,
             waiting: 0,
             flushing: 0,
             urgent: false,
@@ -179,7 +182,10 @@ impl Shared {
         let goal = put.items;
         loop {
             if put.accepted >= goal {
-                return Ok(());
+                return match std::mem::take(&mut put.lost) {
+                    0 => Ok(()),
+                    lost => Err((lost, None)),
+                };
             }
             // After a shutdown what was put before is still accepted, unless the host says otherwise.
             if let Some(end) = &put.end
@@ -238,6 +244,12 @@ impl Shared {
             }
         }
         (items, prompt)
+    }
+
+    /// The next item can never be put: whoever flushes is told.
+    pub(super) fn lost(&self, bytes: u64) {
+        self.putting().lost += 1;
+        self.accepted(1, bytes);
     }
 
     /// The server has so many more items, of so many bytes.

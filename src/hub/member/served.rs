@@ -114,16 +114,18 @@ impl Link {
     fn get(&mut self, both: &Both) -> Result<Option<&mut Box<dyn Connection>>> {
         if self.connection.is_none() && Instant::now() >= self.next {
             match both.engine.connect() {
-                Ok(connection) => {
-                    if self.lost.take().is_some() {
-                        log::info!("{} is back", both.shown);
-                    }
-                    self.connection = Some(connection);
-                }
+                Ok(connection) => self.connection = Some(connection),
                 Err(error) => self.failed(both, error)?,
             }
         }
         Ok(self.connection.as_mut())
+    }
+
+    /// A call has succeeded, so the server is really there.
+    fn worked(&mut self, both: &Both) {
+        if self.lost.take().is_some() {
+            log::info!("{} is back", both.shown);
+        }
     }
 
     /// A call has failed: the connection is given up. Fails with what is final.
@@ -297,6 +299,9 @@ impl Member {
             batch.truncate(1);
             result = connection.put(&batch);
         }
+        if result.is_ok() {
+            self.link.worked(&self.both);
+        }
         match result {
             Ok(Accepted::All) => {
                 self.full = None;
@@ -318,7 +323,9 @@ impl Member {
             }
             Err(error @ Error::Encoding { .. }) => {
                 log::error!("an item cannot be put, and is lost: {error}");
-                self.were_accepted(1);
+                if let Some(item) = self.items.pop_front() {
+                    self.both.shared.lost(item.len() as u64);
+                }
             }
             Err(error) => self.link.failed(&self.both, error)?,
         }
@@ -388,7 +395,10 @@ impl Member {
                 return Ok(None);
             };
             let count = match connection.count() {
-                Ok(count) => count,
+                Ok(count) => {
+                    self.link.worked(&both);
+                    count
+                }
                 Err(error) => {
                     self.link.failed(&both, error)?;
                     return Ok(None);
@@ -512,14 +522,17 @@ impl Getter {
                 self.renewed = Instant::now();
                 both.shared.has_way();
             }
-            if let Err(error) = self.turn(lease) {
-                self.link.failed(&both, error)?;
+            match self.turn(lease) {
+                // Nothing was asked of it where nobody wants anything.
+                Ok(true) => self.link.worked(&both),
+                Ok(false) => {}
+                Err(error) => self.link.failed(&both, error)?,
             }
         }
     }
 
-    /// One round: says what is done with, renews, takes more, or sleeps.
-    fn turn(&mut self, lease: Option<Duration>) -> Result<()> {
+    /// One round: says what is done with, renews, takes more, or sleeps. Whether the server has answered to what was asked of it.
+    fn turn(&mut self, lease: Option<Duration>) -> Result<bool> {
         let both = Arc::clone(&self.both);
         self.acknowledge()?;
         let third = lease.map(|lease| lease / 3);
@@ -542,7 +555,7 @@ impl Getter {
                 (true, false) => Duration::from_secs(1).min(third.unwrap_or(Duration::MAX)),
             };
             both.bell.wait(time);
-            return Ok(());
+            return Ok(false);
         }
         let wait = match (appetite.waiting, self.blocks.is_empty()) {
             (false, _) => Duration::ZERO,
@@ -554,7 +567,7 @@ impl Getter {
             None => appetite.items,
         };
         let Some(connection) = self.link.get(&both)? else {
-            return Ok(());
+            return Ok(false);
         };
         match connection.take(most.min(MOST) as usize, wait)? {
             Taken::Items(items) if items.is_empty() => {
@@ -583,7 +596,7 @@ impl Getter {
             }
             Taken::ShutDown => both.shared.gets_are_over(),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Says what the program is done with.

@@ -18,6 +18,8 @@ use crate::wire::body::Body;
 use crate::wire::frame::{Pill, RunId, TaskId, kind};
 use crate::wire::id_set::IdSet;
 
+/// So long a sink waits for what the one before it had heard.
+const BEFORE: Duration = Duration::from_millis(300);
 /// So many results may be with the program and not kept, unless they wait for their turn.
 const AHEAD: usize = 16_384;
 
@@ -38,6 +40,8 @@ pub(crate) struct Gathering {
     total: Option<(u64, u8)>,
     /// What is said about the run is done with when the run is: who comes after us is to hear it, too.
     told: Vec<Taken>,
+    /// The run has had a sink.
+    gathered: bool,
     /// When that was asked for last.
     heard: Instant,
     job: Vec<u8>,
@@ -50,10 +54,11 @@ impl Gathering {
         shared: &Arc<Shared>,
         ordered: bool,
     ) -> Result<(Self, Option<Joined>)> {
+        let leaving = || shared.is_leaving().0;
         let mut gathering = Self {
-            tasks: queues.tasks()?,
-            results: queues.results("")?,
-            about: queues.about()?,
+            tasks: queues.tasks_to_do(leaving)?,
+            results: queues.results("", leaving)?,
+            about: queues.about(leaving)?,
             queues,
             shared: Arc::clone(shared),
             ordered,
@@ -63,16 +68,41 @@ impl Gathering {
             failed: 0,
             total: None,
             told: Vec::new(),
+            gathered: false,
             heard: Instant::now(),
             job: Vec::new(),
         };
-        let mut resumed = false;
+        let since = Instant::now();
+        let mut said = false;
         while gathering.job.is_empty() && !shared.is_leaving().0 {
             match gathering.hear(TURN) {
-                Ok(gathered) => resumed |= gathered,
+                Ok(()) => {}
                 Err(Error::ShutDown) => break,
                 Err(error) => return Err(error),
             }
+            if since.elapsed() >= gathering.queues.patience && !std::mem::replace(&mut said, true) {
+                log::warn!(
+                    "waiting: no ventilator has begun at {}, or another sink gathers there",
+                    gathering.queues.shown()
+                );
+            }
+        }
+        if !gathering.job.is_empty() {
+            // What the sink before has said comes with what it has heard.
+            let until = Instant::now() + BEFORE;
+            while !gathering.gathered && Instant::now() < until {
+                match gathering.hear(TURN) {
+                    Ok(()) => {}
+                    Err(Error::ShutDown) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let resumed = gathering.gathered;
+        if !resumed && !gathering.job.is_empty() {
+            let about = &gathering.about;
+            about.put(About::Gathered).map_err(|error| *error.why)?;
+            about.flush()?;
         }
         let joined = (!gathering.job.is_empty()).then(|| Joined {
             job: gathering.job.clone(),
@@ -91,7 +121,7 @@ impl Gathering {
         deliver: Deliver,
     ) -> Result<PoolResults> {
         Ok(PoolResults {
-            results: queues.results(&reply.name)?,
+            results: queues.results(&reply.name, || false)?,
             shared: Arc::clone(shared),
             run: queues.run(),
             reply,
@@ -150,49 +180,35 @@ impl Gathering {
         }
     }
 
-    /// Hears what is said about the run; whether that was that it has had a sink.
-    fn hear(&mut self, time: Duration) -> Result<bool> {
-        let mut was_gathered = false;
+    /// Hears what is said about the run, and holds it.
+    fn hear(&mut self, time: Duration) -> Result<()> {
         loop {
             let wait = match time {
                 Duration::ZERO => Wait::No,
                 time => after(time),
             };
-            let taken = match self.about.lease(wait) {
-                Ok((About::End { total, cause }, taken)) => {
-                    self.total = Some((total, cause));
-                    taken
-                }
-                Ok((About::Begin { job, gathered }, taken)) => {
-                    if !self.job.is_empty() && self.job != job {
-                        log::error!(
-                            "two ventilators put other tasks under the same name, {}: give each run a name of its own",
-                            self.queues.shown()
-                        );
+            match self.about.lease(wait) {
+                Ok((about, taken)) => {
+                    self.told.push(taken);
+                    match about {
+                        About::End { total, cause } => self.total = Some((total, cause)),
+                        About::Gathered => self.gathered = true,
+                        About::Begin { job } => {
+                            if !self.job.is_empty() && self.job != job {
+                                log::error!(
+                                    "two ventilators put other tasks under the same name, {}: give each run a name of its own",
+                                    self.queues.shown()
+                                );
+                            }
+                            self.job = job;
+                            return Ok(());
+                        }
                     }
-                    was_gathered |= gathered;
-                    self.job.clone_from(&job);
-                    let gathered = About::Begin {
-                        job,
-                        gathered: true,
-                    };
-                    if was_gathered {
-                        self.told.push(taken);
-                    } else {
-                        self.about.put(gathered).map_err(|error| *error.why)?;
-                        self.about.flush()?;
-                        self.about.settle(taken);
-                    }
-                    return Ok(was_gathered);
                 }
-                Err(Error::Empty) => return Ok(was_gathered),
-                Err(error @ Error::Encoding { .. }) => {
-                    log::warn!("passed over: {error}");
-                    continue;
-                }
+                Err(Error::Empty) => return Ok(()),
+                Err(error @ Error::Encoding { .. }) => log::warn!("passed over: {error}"),
                 Err(error) => return Err(error),
-            };
-            self.told.push(taken);
+            }
         }
     }
 
@@ -251,12 +267,15 @@ impl Gathering {
 
     /// The poison pill.
     fn end(&mut self) -> Result<()> {
+        // This first: who comes from now on knows that the run is over. What it holds goes last: should this sink die on the way,
+        // the next one ends the run.
+        self.about.shutdown()?;
+        self.tasks.shutdown_now()?;
+        self.results.shutdown_now()?;
         for taken in self.told.drain(..) {
             self.about.settle(taken);
         }
-        self.tasks.shutdown_now()?;
-        self.results.shutdown_now()?;
-        self.about.shutdown_now()
+        Ok(())
     }
 
     fn pill(&self, cause: u8) -> Pill {
@@ -323,7 +342,14 @@ impl PoolResults {
                         arrived.push_back(Arrived::from(done));
                         leased.push(taken);
                     }
-                    Err(Error::Empty | Error::ShutDown) => break,
+                    Err(Error::Empty) => break,
+                    Err(Error::ShutDown) if !arrived.is_empty() => break,
+                    Err(Error::ShutDown) => {
+                        return Err(Error::Ended(
+                            "somebody else has shut down the queue of this pool's results"
+                                .to_owned(),
+                        ));
+                    }
                     Err(error @ Error::Encoding { .. }) => log::warn!("passed over: {error}"),
                     Err(error) => return Err(error),
                 }

@@ -72,12 +72,9 @@ impl Handing {
 
     /// Says what the run is about.
     fn begin(queues: &Queues, job: &[u8]) -> Result<(JoinableQueue<Task>, JoinableQueue<About>)> {
-        let (mut tasks, mut about) = (queues.tasks()?, queues.about()?);
+        let (mut tasks, mut about) = (queues.tasks()?, queues.about(|| false)?);
         let begin = |about: &JoinableQueue<About>| {
-            let begin = About::Begin {
-                job: job.to_vec(),
-                gathered: false,
-            };
+            let begin = About::Begin { job: job.to_vec() };
             about.put(begin).map_err(|error| *error.why)?;
             about.flush()
         };
@@ -86,7 +83,7 @@ impl Handing {
                 // A run of this name is over.
                 drop((tasks, about));
                 queues.clear()?;
-                (tasks, about) = (queues.tasks()?, queues.about()?);
+                (tasks, about) = (queues.tasks()?, queues.about(|| false)?);
                 begin(&about)?;
             }
             begun => begun?,

@@ -1,5 +1,6 @@
 //! The worker's loop: takes tasks from one queue for its slots, and puts what they have done into the other.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::wire::frame::{PeerId, Pill, TaskId, kind};
 /// While results are on their way to the queue, a look at what the slots have done.
 const ROUND: Duration = Duration::from_millis(8);
 
+/// So many tasks may wait for one of another pool that has the same number.
+const MOST_WAITING: usize = 64;
 /// The queues of so many pools are kept open for their results.
 const POOLS: usize = 64;
 
@@ -58,7 +61,7 @@ impl Working {
         shared: &Arc<Shared>,
         on_kill: Option<Box<dyn Fn() + Send>>,
     ) -> Result<Self> {
-        let tasks = queues.tasks()?;
+        let tasks = queues.tasks_to_do(|| shared.is_leaving())?;
         Ok(Self {
             queues,
             shared: Arc::clone(shared),
@@ -156,6 +159,10 @@ impl Working {
         if finished.is_empty() && again.is_empty() && returned.is_empty() {
             return Ok(false);
         }
+        if self.results.len() >= POOLS {
+            // All that was put there was flushed.
+            self.results.clear();
+        }
         let mut done = Vec::with_capacity(finished.len());
         let mut told: Vec<String> = Vec::new();
         for result in finished {
@@ -198,10 +205,7 @@ impl Working {
     /// Where a task's result goes.
     fn results(&mut self, reply: &str) -> Result<&JoinableQueue<Done>> {
         if !self.results.contains_key(reply) {
-            if self.results.len() >= POOLS {
-                self.results.clear();
-            }
-            let queue = self.queues.results(reply)?;
+            let queue = self.queues.results(reply, || self.shared.is_killed())?;
             self.results.insert(reply.to_owned(), queue);
         }
         Ok(&self.results[reply])
@@ -240,24 +244,28 @@ fn wanted(put: Result<()>) -> Result<bool> {
 
 /// Takes tasks as the slots can do with more; whether there will be no more because the queue was shut down.
 fn take(held: &Held, shared: &Shared) -> Result<bool> {
-    let mut next = held
+    let first = held
         .first
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take();
+    // Of several pools, whose tasks have the same numbers: what waits until the one of that number is done with.
+    let mut waiting: VecDeque<(Task, Taken)> = first.into_iter().collect();
     let taken = loop {
         if shared.is_leaving() {
             break Ok(false);
         }
-        if let Some((task, taken)) = next.take() {
-            hold(held, shared, task, taken);
+        for _ in 0..waiting.len() {
+            if let Some((task, taken)) = waiting.pop_front() {
+                waiting.extend(hold(held, shared, task, taken));
+            }
         }
-        if shared.here() >= shared.appetite() {
+        if shared.here() >= shared.appetite() || waiting.len() >= MOST_WAITING {
             thread::sleep(Duration::from_millis(1));
             continue;
         }
         match held.tasks.lease(after(TURN)) {
-            Ok(leased) => next = Some(leased),
+            Ok(leased) => waiting.push_back(leased),
             Err(Error::Empty) => {}
             Err(Error::ShutDown) => break Ok(true),
             Err(error @ Error::Encoding { .. }) => log::warn!("passed over: {error}"),
@@ -269,7 +277,17 @@ fn take(held: &Held, shared: &Shared) -> Result<bool> {
     taken
 }
 
-fn hold(held: &Held, shared: &Shared, mut task: Task, taken: Taken) {
+/// Gives a task to the slots, unless another pool's of the same number is here: that is given back.
+fn hold(held: &Held, shared: &Shared, mut task: Task, taken: Taken) -> Option<(Task, Taken)> {
+    let mut leased = held.leased();
+    if let Some((before, here)) = leased.get_mut(&task.id) {
+        if here.reply != task.reply {
+            return Some((task, taken));
+        }
+        // It comes again when the connection was lost: it runs already, and the way that it came last is the one that counts.
+        *before = taken;
+        return None;
+    }
     let body = std::mem::take(&mut task.body);
     let assigned = Assigned {
         id: task.id,
@@ -283,9 +301,8 @@ fn hold(held: &Held, shared: &Shared, mut task: Task, taken: Taken) {
     if task.tries_left > 0 {
         task.body = body;
     }
-    // It comes again when the connection was lost: it runs already, and the way that it came last is the one that counts.
-    let before = held.leased().insert(assigned.id, (taken, task));
-    if before.is_none() {
-        shared.assign(assigned);
-    }
+    leased.insert(assigned.id, (taken, task));
+    drop(leased);
+    shared.assign(assigned);
+    None
 }
