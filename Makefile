@@ -23,6 +23,7 @@ test: ## all tests, with the servers that they need: unit, integration, document
 	@scripts/setup thrift || true
 	@if scripts/setup python '$(PYTHON_ENVIRONMENT)'; then \
 		export PROCESSION_TEST_PYTHON='$(PYTHON_ENVIRONMENT)/bin/python'; fi; \
+	if scripts/setup go; then export PROCESSION_TEST_GO=go; fi; \
 	set -x; scripts/services run cargo test --workspace --all-features
 
 test-quick: ## the tests that need no server

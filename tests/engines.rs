@@ -4,6 +4,7 @@
 //! with PROCESSION_TEST_SERVERS=required they fail.
 
 mod deadline;
+mod servers;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use deadline::deadline;
 use procession::Error;
 use procession::engine::{self, Accepted, Address, Connection, Count, Delivery, Engine, Taken};
+use servers::proxy::Proxy;
 
 /// What must come at last is waited for so long; nothing takes nearly as much.
 const LONG: Duration = Duration::from_secs(60);
@@ -73,15 +75,12 @@ impl Place {
 
     /// Its URL with another host and port.
     fn by_way_of(&self, port: u16) -> String {
-        let (before, _) = self.server.split_once("127.0.0.1").unwrap();
-        let after = self.server.rsplit_once(':').unwrap().1;
-        let path = after.find('/').map_or("", |at| &after[at..]);
-        format!("{before}127.0.0.1:{port}{path}?queue={}", self.queue)
+        let server = servers::by_way_of(&self.server, port);
+        format!("{server}?queue={}", self.queue)
     }
 
     fn port(&self) -> u16 {
-        let after = self.server.rsplit_once(':').unwrap().1;
-        after.split('/').next().unwrap().parse().unwrap()
+        servers::port(&self.server)
     }
 }
 
@@ -201,60 +200,6 @@ fn is_lost_connection(error: &Error, place: &Place) {
     {
         assert!(!said.contains(secret), "{said}");
     }
-}
-
-/// Between a client and the server: cuts the connections, or holds up what goes through them.
-struct Proxy {
-    port: u16,
-    streams: Arc<Mutex<Vec<TcpStream>>>,
-    stopped: Arc<AtomicBool>,
-}
-
-impl Proxy {
-    fn new(to: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let streams: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let stopped = Arc::new(AtomicBool::new(false));
-        let (all, stop) = (Arc::clone(&streams), Arc::clone(&stopped));
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else {
-                    continue;
-                };
-                for (from, into) in [(&client, &server), (&server, &client)] {
-                    let (from, into) = (from.try_clone().unwrap(), into.try_clone().unwrap());
-                    let stop = Arc::clone(&stop);
-                    thread::spawn(move || carry(from, into, &stop));
-                }
-                all.lock().unwrap().extend([client, server]);
-            }
-        });
-        Self {
-            port,
-            streams,
-            stopped,
-        }
-    }
-
-    fn cut(&self) {
-        for stream in self.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-fn carry(mut from: TcpStream, mut into: TcpStream, stop: &AtomicBool) {
-    let mut piece = [0; 16 << 10];
-    while let Ok(len @ 1..) = from.read(&mut piece) {
-        while stop.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(10));
-        }
-        if into.write_all(&piece[..len]).is_err() {
-            return;
-        }
-    }
-    let _ = into.shutdown(Shutdown::Both);
 }
 
 /// A process that has taken so many items, and holds them until it is killed.

@@ -3,10 +3,13 @@
 mod children;
 mod servers;
 
+use std::collections::HashSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use children::{Outcome, assert_each_once, in_time, kill, next, rest, until, value};
 use procession::{Bytes, Error, JoinableQueue, Pool, Process, Queue, QueueHost, wait};
+use servers::proxy::Proxy;
 
 /// Where the test's queues are.
 struct Place {
@@ -211,6 +214,49 @@ fn putters_that_end_lose_nothing_however_many_there_are(place: Place) -> Outcome
     Ok(())
 }
 
+fn a_connection_that_is_cut_again_and_again_loses_nothing(place: Place) -> Outcome {
+    if place._host.is_some() {
+        // Hosts of queues are tested with deaths of the host itself: tests/queue_hosts.rs.
+        return Ok(());
+    }
+    const ITEMS: u64 = 2_000;
+    let proxy = Proxy::new(servers::port(&place.server));
+    let name = servers::unique("cut");
+    let server = servers::by_way_of(&place.server, proxy.port);
+    let queue: JoinableQueue<u64> = JoinableQueue::open(&format!("{server}?queue={name}&lease=2"))?;
+    let putter = queue.clone();
+    let putting = std::thread::spawn(move || -> Result<(), String> {
+        for number in 0..ITEMS {
+            putter.put(number).map_err(|error| error.to_string())?;
+            if number % 100 == 99 {
+                putter.flush().map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    });
+    let mut found = HashSet::new();
+    let mut cuts = [ITEMS / 8, ITEMS / 3, ITEMS / 2, ITEMS - 5]
+        .into_iter()
+        .peekable();
+    while found.len() < ITEMS as usize {
+        let number = next(&queue)?;
+        if found.insert(number) && cuts.next_if_eq(&(found.len() as u64)).is_some() {
+            proxy.cut();
+        }
+        queue.task_done()?;
+    }
+    putting.join().expect("no panic")?;
+    // What was done with and not said before a cut comes again, and is done with again.
+    while !queue.join_timeout(Duration::from_millis(300))? {
+        if let Ok(again) = queue.get_timeout(Duration::from_millis(50)) {
+            assert!(found.contains(&again));
+            queue.task_done()?;
+        }
+    }
+    assert_eq!(found, (0..ITEMS).collect());
+    Ok(())
+}
+
 // ---- task_done and join ----
 
 fn join_waits_for_the_last_task(place: Place) -> Outcome {
@@ -332,6 +378,26 @@ fn pools_make_their_calls_wherever_somebody_works(place: Place) -> Outcome {
 
 // ---- other languages ----
 
+/// A program in another language, beside which procession puts and gets.
+fn reads_and_puts(
+    place: &Place,
+    reader: impl Fn(&[&str]) -> std::io::Result<std::process::Output>,
+) -> Outcome {
+    let url = place.queue("languages", "");
+    let queue: Queue<(u64, String)> = Queue::open(&url)?;
+    queue.put((1, "one".to_owned()))?;
+    queue.put((2, "two".to_owned()))?;
+    queue.flush()?;
+    let read = reader(&[&url])?;
+    let said = String::from_utf8_lossy(&read.stdout).replace(", ", ",");
+    assert_eq!(said, "[1,\"one\"]\n[2,\"two\"]\n", "{read:?}");
+    assert_eq!(queue.len()?, 0);
+    let put = reader(&[&url, "put", "[3, \"three\"]"])?;
+    assert!(put.status.success() && put.stdout.is_empty(), "{put:?}");
+    assert_eq!(next(&queue)?, (3, "three".to_owned()));
+    Ok(())
+}
+
 fn programs_in_python_read_and_put_with_the_servers_own_client(place: Place) -> Outcome {
     if place._host.is_some() {
         // ZeroMQ's frames are another thing: examples/python_worker.py, and the gateway.
@@ -343,24 +409,36 @@ fn programs_in_python_read_and_put_with_the_servers_own_client(place: Place) -> 
         );
         return Ok(());
     };
-    let url = place.queue("python", "");
-    let queue: Queue<(u64, String)> = Queue::open(&url)?;
-    queue.put((1, "one".to_owned()))?;
-    queue.put((2, "two".to_owned()))?;
-    queue.flush()?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/queue_reader.py");
-    let reader = |words: &[&str]| {
-        let mut command = std::process::Command::new(&python);
-        command.arg(script).args(words).output()
+    reads_and_puts(&place, |words| {
+        Command::new(&python).arg(script).args(words).output()
+    })
+}
+
+fn programs_in_go_read_and_put_with_the_servers_own_client(place: Place) -> Outcome {
+    if place._host.is_some() || place.server.starts_with("beanstalk") {
+        // For beanstalkd no client comes with Debian.
+        return Ok(());
+    }
+    let Some(go) = std::env::var_os("PROCESSION_TEST_GO") else {
+        eprintln!(
+            "NOT RUN: a queue read from Go, because PROCESSION_TEST_GO is not set; make test gets it"
+        );
+        return Ok(());
     };
-    let read = reader(&[&url])?;
-    let said = String::from_utf8_lossy(&read.stdout).into_owned();
-    assert_eq!(said, "[1, \"one\"]\n[2, \"two\"]\n", "{read:?}");
-    assert_eq!(queue.len()?, 0);
-    let put = reader(&[&url, "put", "[3, \"three\"]"])?;
-    assert!(put.status.success() && put.stdout.is_empty(), "{put:?}");
-    assert_eq!(next(&queue)?, (3, "three".to_owned()));
-    Ok(())
+    let dir = tempfile::tempdir()?;
+    let program = dir.path().join("queue_reader");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/queue_reader.go");
+    let built = Command::new(&go)
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(source)
+        .env("GO111MODULE", "off")
+        .env("GOPATH", "/usr/share/gocode")
+        .env("GOCACHE", std::env::temp_dir().join("procession-go"))
+        .output()?;
+    assert!(built.status.success(), "{built:?}");
+    reads_and_puts(&place, |words| Command::new(&program).args(words).output())
 }
 
 // ---- together with others ----
@@ -433,11 +511,13 @@ on_all!(
     what_a_killed_getter_was_not_done_with_goes_to_another,
     an_item_stays_its_getters_for_longer_than_a_lease,
     putters_that_end_lose_nothing_however_many_there_are,
+    a_connection_that_is_cut_again_and_again_loses_nothing,
     join_waits_for_the_last_task,
     items_of_all_sizes_arrive_whole,
     what_is_no_item_of_ours_is_an_error_and_the_next_one_comes,
     pools_make_their_calls_wherever_somebody_works,
     programs_in_python_read_and_put_with_the_servers_own_client,
+    programs_in_go_read_and_put_with_the_servers_own_client,
     it_is_among_the_things_that_wait_waits_for,
     an_idle_getter_uses_next_to_no_time,
 );
