@@ -248,7 +248,7 @@ fn a_connection_that_is_cut_again_and_again_loses_nothing(place: Place) -> Outco
     putting.join().expect("no panic")?;
     // What was done with and not said before a cut comes again, and is done with again.
     while !queue.join_timeout(Duration::from_millis(300))? {
-        if let Ok(again) = queue.get_timeout(Duration::from_millis(50)) {
+        while let Ok(again) = queue.get_timeout(Duration::from_millis(50)) {
             assert!(found.contains(&again));
             queue.task_done()?;
         }
