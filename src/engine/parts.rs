@@ -35,6 +35,27 @@ impl Head {
     }
 }
 
+/// How many of these items go to a server together: no more than so many, and of so many bytes, but at least one. In their place a large
+/// one counts as one part.
+#[cfg(any(feature = "redis", feature = "amqp"))]
+pub(super) fn first_batch(
+    items: &[bytes::Bytes],
+    (most, most_bytes): (usize, usize),
+    part: usize,
+) -> usize {
+    let mut bytes = 0;
+    items
+        .iter()
+        .take(most)
+        .take_while(|item| {
+            let before = bytes;
+            bytes += item.len().min(part);
+            before == 0 || bytes <= most_bytes
+        })
+        .count()
+        .max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis::{Client, RedisError, Script, Value};
 
-use super::parts::Head;
+use super::parts::{Head, first_batch};
 use super::{
     Accepted, Address, Connection, Count, Delivery, Engine, Guarantees, Receipt, Taken, bad,
     name_on_server, unique,
@@ -546,7 +546,7 @@ impl Connection for Link {
             let batch = match self.unsure(&items[put..]) {
                 Some(batch) => batch,
                 None => {
-                    let len = first_batch(&items[put..]);
+                    let len = first_batch(&items[put..], (BATCH_ITEMS, BATCH_BYTES), PART);
                     if items[put..put + len].iter().any(|item| item.len() > PART) {
                         // Their parts are not carried for nothing.
                         let count = self.count()?;
@@ -658,19 +658,4 @@ impl Connection for Link {
         self.held.clear();
         self.run(call)
     }
-}
-
-/// How many of these go in one script: at least one.
-fn first_batch(items: &[Bytes]) -> usize {
-    let mut bytes = 0;
-    items
-        .iter()
-        .take(BATCH_ITEMS)
-        .take_while(|item| {
-            let before = bytes;
-            bytes += item.len().min(PART);
-            before == 0 || bytes <= BATCH_BYTES
-        })
-        .count()
-        .max(1)
 }

@@ -15,7 +15,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation};
 
 use super::{Caller, Failure, Names, PATIENCE, all, declare, unbind};
-use crate::engine::parts::Head;
+use crate::engine::parts::{Head, first_batch};
 use crate::engine::{Accepted, Connection, Count, Delivery, Receipt, Taken, unique};
 use crate::error::{Error, Result};
 
@@ -314,7 +314,7 @@ impl Connection for Link {
     fn put(&mut self, items: &[Bytes]) -> Result<Accepted> {
         let mut put = 0;
         while put < items.len() {
-            let mut len = first_batch(&items[put..]);
+            let mut len = first_batch(&items[put..], (BATCH_ITEMS, BATCH_BYTES), PART);
             let is_large = |item: &Bytes| item.len() > PART || Head::decode(item).is_some();
             let any_large = items[put..put + len].iter().any(is_large);
             if any_large || self.caller.address.maxsize.is_some_and(|most| most > 0) {
@@ -518,19 +518,4 @@ pub(super) fn close(caller: &Caller, connection: &Arc<lapin::Connection>) {
             connection.close(200, "".into()).await
         });
     }
-}
-
-/// How many of these go out before confirmations are waited for: at least one.
-fn first_batch(items: &[Bytes]) -> usize {
-    let mut bytes = 0;
-    items
-        .iter()
-        .take(BATCH_ITEMS)
-        .take_while(|item| {
-            let before = bytes;
-            bytes += item.len().min(PART);
-            before == 0 || bytes <= BATCH_BYTES
-        })
-        .count()
-        .max(1)
 }
